@@ -1,0 +1,262 @@
+"""A host's embedding collection with semantic IDs beside its hash IDs.
+
+``HybridEmbeddingBagCollection`` takes the ``EmbeddingBagCollection`` of a ranker that runs and
+gives back the same keys and widths, so the model around it (``DLRM``, ``DLRM_DCN``,
+``DLRM_Projection``, your own) does not change. Inside: the batch gains SID features
+(``SIDExpander``), one stock collection looks host and SID tables up together, the
+resolutions of a SID are fused by attention, and a gate mixes the result into the hash-ID
+embedding of the item.
+
+It composes TorchRec's collection and never subclasses it: TorchRec finds sharders by exact class
+and leaves subclasses unsharded without a word. The collection is the child ``ebc``, so a host
+table ``embedding_bags.t.weight`` is ``ebc.embedding_bags.t.weight`` here;
+``load_host_checkpoint`` maps weights and optimiser state.
+
+Source: SID-Coord, arXiv 2604.10471 (multi-resolution SIDs, target-aware gate).
+Differs from the source: see ``SIDExpander``, ``ResolutionAttention`` and the gates.
+
+Shapes: ``B`` rows of the batch, ``R`` resolutions, ``S`` statistics, ``D`` width.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import get_embedding_names_by_table
+
+from sidrank.embeddings import sid_expander
+from sidrank.embeddings.sid_expander import SIDExpander
+from sidrank.layers import ConvexGate, ResidualGate, ResolutionAttention
+
+__all__ = ["HybridEmbeddingBagCollection"]
+
+
+class HybridEmbeddingBagCollection(nn.Module):
+    """Wrap the embedding collection of a host: hash IDs and semantic IDs of an item, mixed.
+
+    The host's tables are taken over, not copied: their parameters (with any optimiser fused
+    into the backward pass) live on in ``ebc``. With ``ResidualGate`` the output is bit-equal to
+    the host's until the first update. Build it before ``DistributedModelParallel``, load
+    weights after: TorchRec draws table weights anew when it shards.
+
+    Args:
+        host: The host's collection, exactly an ``EmbeddingBagCollection``.
+        sid_tables: Tables for the expander's features, usually
+            ``expander.embedding_bag_configs(embedding_dim=D)``.
+        expander: Adds the SID features to the batch. Its keys are the host outputs to enrich.
+        gates: For each key of the expander the gate that mixes the two embeddings.
+
+    Raises:
+        TypeError: If ``host`` is another kind of collection (managed-collision,
+            feature-processed, fused, sharded, or a subclass).
+        ValueError: If keys, table names, widths or features do not fit, or if a
+            ``ResidualGate`` meets tables that are not zero at birth.
+
+    Example:
+        >>> import numpy as np
+        >>> from sidrank.embeddings import RawIDSource
+        >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
+        >>> sids = SIDTable(np.arange(9), np.zeros((9, 2), dtype=int), spec=SIDSpec((4, 4)))
+        >>> expander = SIDExpander({"item": RawIDSource("item_raw", SIDLookup(sids))})
+        >>> host = EmbeddingBagCollection(tables=[EmbeddingBagConfig(
+        ...     name="t", embedding_dim=8, num_embeddings=5, feature_names=["item"])])
+        >>> hybrid = HybridEmbeddingBagCollection(
+        ...     host, expander.embedding_bag_configs(embedding_dim=8), expander=expander,
+        ...     gates={"item": ResidualGate(statistics=["impressions"])})
+        >>> [config.name for config in hybrid.embedding_bag_configs()]
+        ['t']
+    """
+
+    def __init__(
+        self,
+        host: EmbeddingBagCollection,
+        sid_tables: Sequence[EmbeddingBagConfig],
+        *,
+        expander: SIDExpander,
+        gates: Mapping[str, ResidualGate | ConvexGate],
+    ) -> None:
+        super().__init__()
+        if type(host) is not EmbeddingBagCollection:
+            raise TypeError(
+                "host must be exactly a torchrec EmbeddingBagCollection,"
+                f" got {type(host).__module__}.{type(host).__qualname__}"
+            )
+        self._host_configs = list(host.embedding_bag_configs())
+        names = get_embedding_names_by_table(self._host_configs)
+        self._widths = {
+            name: config.embedding_dim
+            for config, of_table in zip(self._host_configs, names, strict=True)
+            for name in of_table
+        }
+        self._is_weighted = host.is_weighted()
+        _check_tables(self._host_configs, sid_tables, expander)
+        self.keys = list(expander.keys)
+        # Kept here: a train pipeline puts a wrapper in the expander's place.
+        self._sid_features = [expander.feature_names(key) for key in self.keys]
+        self._check_gates(gates, sid_tables)
+
+        self.expander = expander
+        self.ebc = _merge(host, sid_tables)
+        num_resolutions = len(expander.resolutions)
+        self.fusions = nn.ModuleList(
+            ResolutionAttention(dim=self._widths[key], num_resolutions=num_resolutions)
+            if num_resolutions > 1
+            else nn.Flatten()
+            for key in self.keys
+        )
+        self.gates = nn.ModuleList(gates[key] for key in self.keys)
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """The host's table configs: what the model around the collection sizes itself by.
+
+        Returns:
+            Configs of the host's own tables, without the SID tables.
+        """
+        return self._host_configs
+
+    def is_weighted(self) -> bool:
+        """Whether the batch carries a weight per id.
+
+        Returns:
+            As the host says.
+        """
+        return self._is_weighted
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """Look the batch up.
+
+        Args:
+            features: The host's batch, with the sources' features and the gates' statistics
+                (integer features that no table reads; the first value of each bag counts, an
+                empty bag is 0).
+
+        Returns:
+            Pooled embeddings with the host's keys and widths.
+
+        Raises:
+            ValueError: If a feature is missing, if the batch size varies by feature, or if an
+                unsharded collection is given an empty batch.
+        """
+        expanded = self.expander(features)
+        if type(self.ebc) is EmbeddingBagCollection:  # sharded, it serves an empty batch
+            expanded = sid_expander.require_rows(expanded)
+        # Taken apart once: each split costs a full-width tensor in the backward pass.
+        columns = _columns(self.ebc(expanded))
+        values = {key: columns[key] for key in self._widths}
+        for index, (key, fusion, gate) in enumerate(
+            zip(self.keys, self.fusions, self.gates, strict=True)
+        ):
+            names = self._sid_features[index]
+            sid = fusion(torch.stack([columns[name] for name in names], dim=1))
+            statistics = _statistics(expanded, cast(ResidualGate, gate).statistics)
+            present = _present(expanded, names[0])
+            values[key] = gate(columns[key], sid, statistics, present)
+        return _keyed_tensor(list(self._widths), list(self._widths.values()), list(values.values()))
+
+    def _check_gates(
+        self,
+        gates: Mapping[str, ResidualGate | ConvexGate],
+        sid_tables: Sequence[EmbeddingBagConfig],
+    ) -> None:
+        if set(gates) != set(self.keys):
+            raise ValueError(f"gates must have the expander's keys {self.keys}, got {list(gates)}")
+        widths = {config.embedding_dim for config in sid_tables}
+        for key in self.keys:
+            if key not in self._widths:
+                raise ValueError(
+                    f"expander keys must be outputs of the host, {list(self._widths)}, got {key}"
+                )
+            if widths != {self._widths[key]}:
+                raise ValueError(
+                    f"sid_tables must have the width of {key}, {self._widths[key]},"
+                    f" got {sorted(widths)}"
+                )
+            if isinstance(gates[key], ResidualGate):
+                for config in sid_tables:
+                    probe = torch.ones(1, 1, device="cpu")
+                    if config.init_fn is not None:
+                        config.init_fn(probe)
+                    if probe.item() != 0:
+                        raise ValueError(
+                            f"sid_tables must be zero at birth under a ResidualGate ({key}),"
+                            f" got init_fn {config.init_fn} for table {config.name}"
+                        )
+
+
+def _check_tables(
+    host: Sequence[EmbeddingBagConfig], sid: Sequence[EmbeddingBagConfig], expander: SIDExpander
+) -> None:
+    taken = {config.name for config in host}
+    for config in sid:
+        if config.name in taken:
+            raise ValueError(f"sid_tables must have new names, got {config.name} twice")
+        taken.add(config.name)
+    wanted = {name for key in expander.keys for name in expander.feature_names(key)}
+    got = [name for config in sid for name in config.feature_names]
+    if set(got) != wanted or len(got) != len(wanted):
+        raise ValueError(
+            f"sid_tables must read each feature of the expander once, {sorted(wanted)},"
+            f" got {sorted(got)}"
+        )
+    expected = {c.feature_names[0]: c for c in expander.embedding_bag_configs(embedding_dim=4)}
+    for config in sid:
+        rows = expected[config.feature_names[0]].num_embeddings
+        if config.num_embeddings < rows:
+            raise ValueError(
+                f"sid_tables must have {rows} rows for {config.feature_names[0]},"
+                f" got {config.num_embeddings} in {config.name}"
+            )
+
+
+def _merge(
+    host: EmbeddingBagCollection, sid_tables: Sequence[EmbeddingBagConfig]
+) -> EmbeddingBagCollection:
+    """One stock collection over both, around the host's own parameters."""
+    merged = EmbeddingBagCollection(
+        tables=[*host.embedding_bag_configs(), *sid_tables],
+        is_weighted=host.is_weighted(),
+        device=torch.device("meta"),
+    )
+    born = EmbeddingBagCollection(tables=list(sid_tables), device=host.device)
+    for name in merged.embedding_bags:
+        source = host if name in host.embedding_bags else born
+        merged.embedding_bags[name] = source.embedding_bags[name]
+    merged._device = host.device  # pyright: ignore[reportPrivateUsage]
+    merged.train(host.training)
+    return merged
+
+
+@torch.fx.wrap
+def _columns(pooled: KeyedTensor) -> dict[str, Tensor]:
+    return pooled.to_dict()
+
+
+@torch.fx.wrap
+def _present(features: KeyedJaggedTensor, name: str) -> Tensor:
+    return features[name].lengths() > 0
+
+
+@torch.fx.wrap
+def _statistics(features: KeyedJaggedTensor, names: list[str]) -> Tensor:
+    columns: list[Tensor] = []
+    keys = features.keys()
+    for name in names:
+        if name not in keys:
+            raise ValueError(f"features must contain the key {name}, got {keys}")
+        bag = features[name]
+        # A zero behind the values is what an empty bag reads.
+        values = torch.cat([bag.values(), bag.values().new_zeros(1)])
+        starts = bag.offsets()[:-1]
+        last = torch.full_like(starts, values.size(0) - 1)
+        columns.append(values[torch.where(bag.lengths() > 0, starts, last)])
+    if len(columns) == 0:
+        return torch.zeros(features.stride(), 0, device=features.device())
+    return torch.stack(columns, dim=1)
+
+
+@torch.fx.wrap
+def _keyed_tensor(keys: list[str], widths: list[int], values: list[Tensor]) -> KeyedTensor:
+    return KeyedTensor(keys=keys, length_per_key=widths, values=torch.cat(values, dim=1))

@@ -1,0 +1,296 @@
+r"""Semantic-ID features for a batch: ``KeyedJaggedTensor`` in, ``KeyedJaggedTensor`` out.
+
+Stock TorchRec collections do the lookup, so SID tables shard, cache, quantise, pipeline and
+checkpoint as any other table; this module only computes their ids. Each mode is a list of
+*resolutions*, groups of levels whose codes together make one id:
+
+======== ============================ ======================================
+mode     resolutions for N = 3        says
+======== ============================ ======================================
+level    1, 2, 3                      one id per level
+prefix   1, 1_2, 1_2_3                one id per depth (prefix n-grams)
+multires 1, 2, 3, 1_2, 2_3            levels and adjacent pairs (SID-Coord)
+======== ============================ ======================================
+
+Codes of a group become one number by mixed radix in 64 bits. Where all of them fit a table of
+``max_rows`` rows they are its rows; otherwise a bijective 64-bit mix and a modulo choose the row.
+Row 0 of every table is the learned row of the unknown item.
+
+Source: SID-Coord, arXiv 2604.10471 (multires; prefix n-grams are its baseline).
+Differs from the source: the radix is the real codebook size, not 10,000, so no two pairs share a
+number; ids are mixed before the modulo, since a plain modulo by a divisor of the radix would
+forget the first code [derived]; unknown items have a row of their own [derived].
+
+Shapes: ``n`` ids of a feature in the batch, ``N`` levels, ``R`` resolutions, ``D`` width.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torchrec import JaggedTensor, KeyedJaggedTensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+
+from sidrank.embeddings.sid_sources import CodeFeatureSource, RawIDSource
+
+__all__ = ["SIDExpander", "check_coverage"]
+
+
+class SIDExpander(nn.Module):
+    """Add SID features to a batch.
+
+    The output holds the input's features, untouched and in their order, then for each item
+    feature and resolution one new feature with the bags of the source: jagged, weighted,
+    multi-valued and empty bags stay what they were, ids keep the batch's dtype.
+
+    In front of a sharded collection give the train pipeline ``pipeline_postproc=True``;
+    without it TorchRec does not pipeline the collection and says so only in its log.
+
+    Args:
+        sources: For each item feature of the host (a key of its output, ``item`` or
+            ``item@table``) where its codes come from. All sources have the same spec, and
+            their features share the tables.
+        mode: Which groups of levels become ids.
+        max_rows: Rows of one table, not counting the row of the unknown item; groups with more
+            values are hashed.
+
+    Raises:
+        ValueError: If ``sources`` is empty or its specs differ, if ``mode`` is unknown, or if
+            ``max_rows`` is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
+        >>> table = SIDTable(np.array([7]), np.array([[0, 1, 3]]), spec=SIDSpec((4, 4, 4)))
+        >>> expand = SIDExpander({"item": RawIDSource("item_raw", SIDLookup(table))}, mode="prefix")
+        >>> batch = KeyedJaggedTensor.from_lengths_sync(
+        ...     keys=["item_raw"], values=torch.tensor([7, 8]), lengths=torch.tensor([1, 1]))
+        >>> expand(batch).to_dict()["item_sid_1_2"].values().tolist()
+        [2, 0]
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, RawIDSource | CodeFeatureSource],
+        *,
+        mode: Literal["level", "prefix", "multires"] = "multires",
+        max_rows: int = 1_000_000,
+    ) -> None:
+        super().__init__()
+        if not sources:
+            raise ValueError("sources must name at least one item feature, got none")
+        if not 1 <= max_rows <= _INT32_MAX - 1:  # so that row ids fit an int32 batch
+            raise ValueError(f"max_rows must be in [1, {_INT32_MAX - 1}], got {max_rows}")
+        specs = {source.spec for source in sources.values()}
+        if len(specs) > 1:
+            raise ValueError(f"sources must have one SIDSpec, got {sorted(map(str, specs))}")
+        self.spec = specs.pop()
+        self.mode = mode
+        self.max_rows = max_rows
+        self.keys = list(sources)
+        self.sources = nn.ModuleList(sources.values())
+        self.resolutions = _resolutions(mode, self.spec.num_levels)
+        sizes = self.spec.codebook_sizes
+        spaces = [math.prod([sizes[i] for i in levels]) for levels in self.resolutions]
+        self._hashed = [space > max_rows for space in spaces]
+        self._rows = [min(space, max_rows) for space in spaces]
+
+    def feature_names(self, key: str) -> list[str]:
+        """Names of the features that the expander adds for one item feature.
+
+        Args:
+            key: An item feature, as in ``sources``.
+
+        Returns:
+            One name a resolution, in the order of ``resolutions``.
+        """
+        return [f"{key.replace('@', '_')}_sid_{_label(levels)}" for levels in self.resolutions]
+
+    def embedding_bag_configs(
+        self,
+        *,
+        embedding_dim: int,
+        pooling: PoolingType = PoolingType.SUM,
+        init_fn: Callable[[Tensor], Tensor | None] | None = nn.init.zeros_,
+        name: str = "sid",
+    ) -> list[EmbeddingBagConfig]:
+        """Configs of the tables that serve the new features, one a resolution.
+
+        Args:
+            embedding_dim: Width ``D`` of the tables.
+            pooling: How a bag of several items is pooled.
+            init_fn: How rows are born: zeros (the default) for a branch that is added to a
+                trained host; None for TorchRec's own, for a ranker that trains from scratch.
+            name: First part of the tables' names.
+
+        Returns:
+            Configs whose features are those of ``feature_names`` for every key.
+        """
+        features = [self.feature_names(key) for key in self.keys]
+        return [
+            EmbeddingBagConfig(
+                name=f"{name}_{_label(levels)}",
+                embedding_dim=embedding_dim,
+                num_embeddings=self._rows[index] + 1,
+                feature_names=[names[index] for names in features],
+                pooling=pooling,
+                init_fn=init_fn,
+            )
+            for index, levels in enumerate(self.resolutions)
+        ]
+
+    def coverage(self) -> dict[str, float]:
+        """Share of ids with a known SID, by item feature, since the last reset.
+
+        Returns:
+            A share in ``[0, 1]`` for each key, NaN where nothing was seen. Waits for the device.
+        """
+        sources = cast(Iterable[RawIDSource], self.sources)
+        return {key: source.coverage() for key, source in zip(self.keys, sources, strict=True)}
+
+    def reset_coverage(self) -> None:
+        """Start counting anew."""
+        for source in cast(Iterable[RawIDSource], self.sources):
+            source.reset_coverage()
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """Add the SID features.
+
+        Args:
+            features: The batch.
+
+        Returns:
+            The batch with the new features behind its own.
+
+        Raises:
+            ValueError: If a source's feature is missing or not integer, or if the batch size
+                varies by feature.
+        """
+        names: list[str] = []
+        ids: list[Tensor] = []
+        bags: list[JaggedTensor] = []
+        for key, source in zip(self.keys, self.sources, strict=True):
+            codes, bag = source(features)
+            names.extend(self.feature_names(key))
+            ids.append(self._ids(codes))
+            bags.append(bag)
+        return _append(features, names, ids, bags)
+
+    def _ids(self, codes: Tensor) -> Tensor:
+        """Table rows of each code tuple, int64 ``[R, n]``."""
+        level = codes.to(torch.int64).unbind(dim=1)
+        unknown = level[0] < 0
+        rows: list[Tensor] = []
+        for which, levels in enumerate(self.resolutions):
+            number, space = level[levels[0]], self.spec.codebook_sizes[levels[0]]
+            for index in levels[1:]:
+                size = self.spec.codebook_sizes[index]
+                if space * size > _INT64_MAX:  # digits no longer fit: hash what there is, go on
+                    number = _mix(number)
+                number = number * size + level[index]
+                space = min(space * size, _INT64_MAX)
+            if self._hashed[which]:
+                number = (_mix(number) & _INT64_MAX) % self._rows[which]
+            rows.append(torch.where(unknown, 0, number + 1))
+        return torch.stack(rows)
+
+
+def check_coverage(model: nn.Module, floor: float = 0.5) -> None:
+    """Raise if fewer ids than ``floor`` have a SID: the sign of hashed ids or of a stale table.
+
+    Call it now and then between steps; it waits for the device. It finds the expanders of a
+    model wherever they are, also once a train pipeline has wrapped them.
+
+    Args:
+        model: A model that holds expanders, sharded or not.
+        floor: Least share of known ids.
+
+    Raises:
+        ValueError: If an item feature is below the floor or saw no id at all, or if the model
+            holds no expander.
+    """
+    expanders = [module for module in model.modules() if isinstance(module, SIDExpander)]
+    if not expanders:
+        raise ValueError(f"model must hold a SIDExpander, got {type(model).__name__} without one")
+    for expander in expanders:
+        for key, share in expander.coverage().items():
+            if not share >= floor:
+                raise ValueError(
+                    f"coverage of {key} must be at least {floor}, got {share:.4f}: are its ids raw"
+                    " item ids (not hashed table rows), and is the SID table up to date?"
+                )
+
+
+@torch.fx.wrap
+def require_rows(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    """Return the batch if it has rows: TorchRec's unsharded collections die of an empty one.
+
+    Args:
+        features: A batch on its way into an unsharded collection.
+
+    Returns:
+        ``features`` itself.
+
+    Raises:
+        ValueError: If the batch is empty.
+    """
+    if features.stride() == 0:
+        raise ValueError("features must have at least one row, got an empty batch")
+    return features
+
+
+_INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
+
+
+def _resolutions(mode: str, num_levels: int) -> list[tuple[int, ...]]:
+    levels = [(level,) for level in range(num_levels)]
+    if mode == "level":
+        return levels
+    if mode == "prefix":
+        return [tuple(range(depth)) for depth in range(1, num_levels + 1)]
+    if mode == "multires":
+        return levels + [(level, level + 1) for level in range(num_levels - 1)]
+    raise ValueError(f"mode must be 'level', 'prefix' or 'multires', got {mode!r}")
+
+
+def _label(levels: tuple[int, ...]) -> str:
+    return "_".join(str(level + 1) for level in levels)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Bijective mix of 64 bits (the finaliser of SplitMix64, in two's complement)."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+@torch.fx.wrap
+def _append(
+    features: KeyedJaggedTensor,
+    names: list[str],
+    ids: list[Tensor],
+    bags: list[JaggedTensor],
+) -> KeyedJaggedTensor:
+    values = [features.values()]
+    lengths = [features.lengths()]
+    length_per_key = features.length_per_key()
+    weights_or_none = features.weights_or_none()
+    weights = [] if weights_or_none is None else [weights_or_none]
+    for rows, bag in zip(ids, bags):  # noqa: B905 (TorchScript has no strict)
+        values.append(rows.flatten().to(features.values().dtype))
+        for _ in range(rows.size(0)):
+            lengths.append(bag.lengths())
+            if weights_or_none is not None:
+                weights.append(bag.weights())
+        length_per_key = length_per_key + [rows.size(1)] * rows.size(0)
+    return KeyedJaggedTensor(
+        keys=features.keys() + names,
+        values=torch.cat(values),
+        weights=None if weights_or_none is None else torch.cat(weights),
+        lengths=torch.cat(lengths),
+        stride=features.stride(),
+        length_per_key=length_per_key,
+    )

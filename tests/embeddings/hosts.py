@@ -1,0 +1,135 @@
+"""A small DLRM, its hybrid, and batches for both: what the tests of the room are run on."""
+
+import numpy as np
+import torch
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec.models.dlrm import DLRM
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+
+from sidrank.embeddings import (
+    HybridEmbeddingBagCollection,
+    MemorizationBranch,
+    RawIDSource,
+    SIDExpander,
+    WideAndDeep,
+)
+from sidrank.layers import ResidualGate
+from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
+
+DIM = 16
+ITEMS = 40
+DENSE = 3
+TABLES = ("user", "item", "history")
+
+
+def sid_table(items=ITEMS, sizes=(4, 4, 4), seed=0):
+    codes = np.random.default_rng(seed).integers(0, min(sizes), (items, len(sizes)))
+    return SIDTable(np.arange(items), codes, spec=SIDSpec(tuple(sizes)))
+
+
+def host_collection(rows=24, device=None, tables=TABLES):
+    configs = [
+        EmbeddingBagConfig(
+            name=f"t_{name}", embedding_dim=DIM, num_embeddings=rows, feature_names=[name]
+        )
+        for name in tables
+    ]
+    return EmbeddingBagCollection(tables=configs, device=device)
+
+
+def expander(mode="multires", table=None):
+    lookup = SIDLookup(table or sid_table())
+    sources = {
+        "item": RawIDSource("item_raw", lookup),
+        "history": RawIDSource("history_raw", lookup),
+    }
+    return SIDExpander(sources, mode=mode)
+
+
+def hybrid(collection, gate=ResidualGate, table=None, mode="multires"):
+    expand = expander(mode=mode, table=table)
+    init_fn = torch.nn.init.zeros_ if gate is ResidualGate else torch.nn.init.normal_
+    return HybridEmbeddingBagCollection(
+        collection,
+        expand.embedding_bag_configs(embedding_dim=DIM, init_fn=init_fn),
+        expander=expand,
+        gates={"item": gate(statistics=["shown", "liked"]), "history": gate(statistics=[])},
+    )
+
+
+def dlrm(collection, seed=1):
+    torch.manual_seed(seed)
+    return DLRM(
+        collection,
+        dense_in_features=DENSE,
+        dense_arch_layer_sizes=[8, DIM],
+        over_arch_layer_sizes=[8, 1],
+    )
+
+
+def host_dlrm(seed=1, device=None):
+    torch.manual_seed(seed)
+    return dlrm(host_collection(device=device), seed)
+
+
+def branch(table=None):
+    return MemorizationBranch(expander(mode="prefix", table=table))
+
+
+def hybrid_dlrm(seed=1, wide=False, gate=ResidualGate, table=None):
+    torch.manual_seed(seed)
+    model = dlrm(hybrid(host_collection(), gate, table), seed)
+    if wide:
+        return WideAndDeep(model, branch(table))
+    return model
+
+
+def batch(size=6, seed=0, dtype=torch.int64):
+    """Dense features, sparse features and labels; items 40-44 are unknown to the SID table."""
+    random = torch.Generator().manual_seed(seed)
+
+    def ids(count, high):
+        return torch.randint(0, high, (count,), generator=random)
+
+    history = torch.randint(0, 4, (size,), generator=random)
+    one = torch.ones(size, dtype=torch.int64)
+    shown = torch.randint(0, 2, (size,), generator=random)
+    raw, raw_history = ids(size, ITEMS + 5), ids(int(history.sum()), ITEMS + 5)
+    features = {
+        "user": (ids(size, 24), one),
+        "item": (raw % 24, one),
+        "history": (raw_history % 24, history),
+        "item_raw": (raw, one),
+        "history_raw": (raw_history, history),
+        "shown": (ids(int(shown.sum()), 1000), shown),
+        "liked": (ids(size, 30), one),
+    }
+    sparse = KeyedJaggedTensor.from_lengths_sync(
+        keys=list(features),
+        values=torch.cat([values for values, _ in features.values()]).to(dtype),
+        lengths=torch.cat([lengths for _, lengths in features.values()]).to(torch.int32),
+    )
+    dense = torch.rand(size, DENSE, generator=random)
+    labels = torch.randint(0, 2, (size,), generator=random).float()
+    return dense, sparse, labels
+
+
+def empty_batch():
+    return KeyedJaggedTensor(
+        keys=["user", "item", "history", "item_raw", "history_raw", "shown", "liked"],
+        values=torch.zeros(0, dtype=torch.int64),
+        lengths=torch.zeros(0, dtype=torch.int32),
+    )
+
+
+def loss(model, example):
+    dense, sparse, labels = example
+    logits = model(dense, sparse).squeeze(1)
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+
+def train(model, optimizer, steps, size=6, start=0):
+    for step in range(start, start + steps):
+        optimizer.zero_grad()
+        loss(model, batch(size, seed=step)).backward()
+        optimizer.step()
