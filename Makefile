@@ -1,0 +1,74 @@
+# Every target installs first if it has to. On a machine without CUDA the slim torch comes from
+# PyTorch's own CPU index:  make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+# the first of these that is Python 3.11 or newer; PYTHON=... names the only one
+PYTHON ?= python3 python3.11 python3.12 python3.13
+
+.PHONY: help setup demo test check bench claims docs clean
+
+help:
+	@echo "make setup   create .venv and install everything, pinned"
+	@echo "make demo    the main job on real data; writes sidrank-demo/report.html"
+	@echo "make test    every test"
+	@echo "make check   format, lint, import law, docstrings, types, docs, tests"
+	@echo "make bench   speed against named peers"
+	@echo "make claims  run the experiments behind docs/claims.md (slow)"
+	@echo "make docs    build the documentation into build/docs"
+	@echo "make clean   remove .venv and everything built"
+
+setup: $(STAMP)
+
+$(STAMP): requirements-cpu.txt pyproject.toml
+	@rm -f $@; \
+	new_enough() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	for python in $(PYTHON); do new_enough "$$python" && break; python=; done; \
+	if [ -z "$$python" ]; then \
+	  echo "sidrank needs Python 3.11 or newer; tried: $(PYTHON). Say: make setup PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi; \
+	if ! new_enough $(BIN)/python || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  "$$python" -m venv --clear .venv; \
+	fi
+	@echo 'Installing torch, then about a hundred pinned packages: a minute or two.'
+	$(BIN)/python -m pip install $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/sidrank demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# cheapest first
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pydoclint sidrank
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/sphinx-build -W --keep-going -n -q -E docs build/docs
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.sid_lookup
+	$(BIN)/python -m benchmarks.hybrid_step
+	$(BIN)/python -m benchmarks.page
+
+claims: $(STAMP)
+	$(BIN)/python benchmarks/claims.py
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -n -q docs build/docs
+
+clean:
+	rm -rf .venv build dist sidrank-demo .hypothesis .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
