@@ -1,0 +1,1 @@
+"""Speed against named peers, and the claims ledger: slow evidence, committed as JSON."""
