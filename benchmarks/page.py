@@ -25,29 +25,29 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def sid_lookup(report: dict[str, Any]) -> str:
-    rows = [
-        [r["path"], str(r["threads"]), f"{r['milliseconds']:.1f}", f"{r['ratio']:.2f}"]
-        for r in report["rows"]
-    ]
-    return (
-        f"## Code lookup\n\n{report['queries']:,} ids against {report['items']:,} items, three"
-        " levels. The limit is an `index_select` of as many random rows of the same bytes.\n\n"
-        + table(["path", "threads", "ms", "× index_select"], rows)
+    text = (
+        f"{report['queries']:,} ids against {report['items']:,} items, three levels. The limit is"
+        " an `index_select` of as many random rows of the same bytes."
     )
+    return f"## Code lookup\n\n{text}\n\n{ratios(report, 'path', 'index_select')}"
 
 
 def hybrid_step(report: dict[str, Any]) -> str:
+    text = (
+        f"A DLRM of 8 features, width {report['dim']}, {report['item_rows']:,} items, batch"
+        f" {report['batch']:,}, SGD fused into the tables. The peer is the same DLRM with the same"
+        " five lookups added by hand, their row ids ready in the batch; the hybrid also looks the"
+        " codes up, weighs the resolutions and gates."
+    )
+    return f"## A training step\n\n{text}\n\n{ratios(report, 'ranker', 'by hand')}"
+
+
+def ratios(report: dict[str, Any], what: str, peer: str) -> str:
     rows = [
-        [r["ranker"], str(r["threads"]), f"{r['milliseconds']:.1f}", f"{r['ratio']:.2f}"]
+        [r[what], str(r["threads"]), f"{r['milliseconds']:.1f}", f"{r['ratio']:.2f}"]
         for r in report["rows"]
     ]
-    return (
-        f"## A training step\n\nA DLRM of 8 features, width {report['dim']}, {report['item_rows']:,}"
-        f" items, batch {report['batch']:,}, SGD fused into the tables. The peer is the same DLRM"
-        " with the same five lookups added by hand, their row ids ready in the batch; the hybrid also"
-        " looks the codes up, weighs the resolutions and gates.\n\n"
-        + table(["ranker", "threads", "ms", "× by hand"], rows)
-    )
+    return table([what, "threads", "ms", f"× {peer}"], rows)
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
