@@ -64,7 +64,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.page
 
 claims: $(STAMP)
-	$(BIN)/python benchmarks/claims.py
+	$(BIN)/python -m benchmarks.claims
+	$(BIN)/python -m benchmarks.picture
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build -W --keep-going -n -q docs build/docs

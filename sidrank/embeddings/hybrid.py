@@ -51,8 +51,8 @@ class HybridEmbeddingBagCollection(nn.Module):
 
     Raises:
         TypeError: If ``host`` is another kind of collection (managed-collision,
-            feature-processed, fused, sharded, or a subclass).
-        ValueError: If keys, table names, widths or features do not fit, or if a
+            feature-processed, fused, sharded, or a subclass), or a gate is no gate.
+        ValueError: If keys, table names, widths, pooling, rows or features do not fit, or if a
             ``ResidualGate`` meets tables that are not zero at birth.
 
     Example:
@@ -86,12 +86,14 @@ class HybridEmbeddingBagCollection(nn.Module):
             )
         self._host_configs = list(host.embedding_bag_configs())
         names = get_embedding_names_by_table(self._host_configs)
-        self._widths = {
-            name: config.embedding_dim
+        self._hosts = {
+            name: config
             for config, of_table in zip(self._host_configs, names, strict=True)
             for name in of_table
         }
+        self._widths = {name: config.embedding_dim for name, config in self._hosts.items()}
         self._is_weighted = host.is_weighted()
+        self._device = host.device
         _check_tables(self._host_configs, sid_tables, expander)
         self.keys = list(expander.keys)
         # Kept here: a train pipeline puts a wrapper in the expander's place.
@@ -124,6 +126,11 @@ class HybridEmbeddingBagCollection(nn.Module):
             As the host says.
         """
         return self._is_weighted
+
+    @property
+    def device(self) -> torch.device:
+        """Where the host's tables were made."""
+        return self._device
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Look the batch up.
@@ -163,27 +170,39 @@ class HybridEmbeddingBagCollection(nn.Module):
     ) -> None:
         if set(gates) != set(self.keys):
             raise ValueError(f"gates must have the expander's keys {self.keys}, got {list(gates)}")
-        widths = {config.embedding_dim for config in sid_tables}
-        for key in self.keys:
-            if key not in self._widths:
-                raise ValueError(
-                    f"expander keys must be outputs of the host, {list(self._widths)}, got {key}"
+        for key, gate in gates.items():
+            if not isinstance(gate, ResidualGate | ConvexGate):
+                raise TypeError(
+                    f"gates must be ResidualGate or ConvexGate, got {type(gate).__name__} for {key}"
                 )
-            if widths != {self._widths[key]}:
+            if key not in self._hosts:
                 raise ValueError(
-                    f"sid_tables must have the width of {key}, {self._widths[key]},"
-                    f" got {sorted(widths)}"
+                    f"expander keys must be outputs of the host, {list(self._hosts)}, got {key}"
                 )
-            if isinstance(gates[key], ResidualGate):
-                for config in sid_tables:
-                    probe = torch.ones(1, 1, device="cpu")
-                    if config.init_fn is not None:
-                        config.init_fn(probe)
-                    if probe.item() != 0:
-                        raise ValueError(
-                            f"sid_tables must be zero at birth under a ResidualGate ({key}),"
-                            f" got init_fn {config.init_fn} for table {config.name}"
-                        )
+            host = self._hosts[key]
+            for config in sid_tables:
+                if config.embedding_dim != host.embedding_dim:
+                    raise ValueError(
+                        f"sid_tables must have the width of {key}, {host.embedding_dim},"
+                        f" got {config.embedding_dim} in {config.name}"
+                    )
+                if config.pooling != host.pooling:
+                    raise ValueError(
+                        f"sid_tables must pool as the host pools {key}, {host.pooling.name},"
+                        f" got {config.pooling.name} in {config.name}"
+                    )
+                if isinstance(gate, ResidualGate) and not _born_zero(config):
+                    raise ValueError(
+                        f"sid_tables must be zero at birth under a ResidualGate ({key}),"
+                        f" got init_fn {config.init_fn} for table {config.name}"
+                    )
+
+
+def _born_zero(config: EmbeddingBagConfig) -> bool:
+    rows = torch.ones(min(config.num_embeddings, 64), config.embedding_dim, device="cpu")
+    if config.init_fn is not None:
+        config.init_fn(rows)
+    return not rows.any()
 
 
 def _check_tables(
@@ -194,21 +213,11 @@ def _check_tables(
         if config.name in taken:
             raise ValueError(f"sid_tables must have new names, got {config.name} twice")
         taken.add(config.name)
-    wanted = {name for key in expander.keys for name in expander.feature_names(key)}
-    got = [name for config in sid for name in config.feature_names]
-    if set(got) != wanted or len(got) != len(wanted):
-        raise ValueError(
-            f"sid_tables must read each feature of the expander once, {sorted(wanted)},"
-            f" got {sorted(got)}"
-        )
-    expected = {c.feature_names[0]: c for c in expander.embedding_bag_configs(embedding_dim=4)}
-    for config in sid:
-        rows = expected[config.feature_names[0]].num_embeddings
-        if config.num_embeddings < rows:
-            raise ValueError(
-                f"sid_tables must have {rows} rows for {config.feature_names[0]},"
-                f" got {config.num_embeddings} in {config.name}"
-            )
+    added = {name for key in expander.keys for name in expander.feature_names(key)}
+    clash = added & {name for config in host for name in config.feature_names}
+    if clash:
+        raise ValueError(f"host must not read the expander's features, got {sorted(clash)}")
+    expander.check_tables(sid)
 
 
 def _merge(

@@ -36,7 +36,8 @@ class MemorizationBranch(nn.Module):
         device: Where the tables are made.
 
     Raises:
-        ValueError: If a table reads a feature that the expander does not add.
+        ValueError: If the tables do not read each feature of the expander once, or one of them
+            has too few rows.
 
     Example:
         >>> import numpy as np
@@ -62,13 +63,7 @@ class MemorizationBranch(nn.Module):
         super().__init__()
         if tables is None:
             tables = expander.embedding_bag_configs(embedding_dim=4, name="memory")
-        known = {name for key in expander.keys for name in expander.feature_names(key)}
-        read = {name for config in tables for name in config.feature_names}
-        if not read <= known:
-            raise ValueError(
-                f"tables must read features of the expander, {sorted(known)},"
-                f" got {sorted(read - known)}"
-            )
+        expander.check_tables(tables)
         self.expander = expander
         self.ebc = EmbeddingBagCollection(
             tables=list(tables), is_weighted=is_weighted, device=device

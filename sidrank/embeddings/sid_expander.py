@@ -25,7 +25,7 @@ Shapes: ``n`` ids of a feature in the batch, ``N`` levels, ``R`` resolutions, ``
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -57,8 +57,9 @@ class SIDExpander(nn.Module):
             values are hashed.
 
     Raises:
-        ValueError: If ``sources`` is empty or its specs differ, if ``mode`` is unknown, or if
-            ``max_rows`` is out of range.
+        TypeError: If a source is something else.
+        ValueError: If ``sources`` is empty, its specs differ or its keys give equal feature names,
+            if ``mode`` is unknown, or if ``max_rows`` is out of range.
 
     Example:
         >>> import numpy as np
@@ -81,6 +82,12 @@ class SIDExpander(nn.Module):
         super().__init__()
         if not sources:
             raise ValueError("sources must name at least one item feature, got none")
+        for key, source in sources.items():
+            if not isinstance(source, RawIDSource | CodeFeatureSource):
+                raise TypeError(
+                    f"sources must be RawIDSource or CodeFeatureSource, got {type(source).__name__}"
+                    f" for {key}"
+                )
         if not 1 <= max_rows <= _INT32_MAX - 1:  # so that row ids fit an int32 batch
             raise ValueError(f"max_rows must be in [1, {_INT32_MAX - 1}], got {max_rows}")
         specs = {source.spec for source in sources.values()}
@@ -92,6 +99,9 @@ class SIDExpander(nn.Module):
         self.keys = list(sources)
         self.sources = nn.ModuleList(sources.values())
         self.resolutions = _resolutions(mode, self.spec.num_levels)
+        names = [name for key in self.keys for name in self.feature_names(key)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources must give distinct feature names, got {sorted(names)}")
         sizes = self.spec.codebook_sizes
         spaces = [math.prod([sizes[i] for i in levels]) for levels in self.resolutions]
         self._hashed = [space > max_rows for space in spaces]
@@ -141,6 +151,35 @@ class SIDExpander(nn.Module):
             for index, levels in enumerate(self.resolutions)
         ]
 
+    def check_tables(self, tables: Sequence[EmbeddingBagConfig]) -> None:
+        """Check that each new feature is read once, by a table with enough rows.
+
+        Args:
+            tables: Configs of the tables behind the expander.
+
+        Raises:
+            ValueError: If a feature is read by no table, by two, or by one that is too small, or
+                if a table reads another feature.
+        """
+        needed = {
+            name: rows + 1
+            for key in self.keys
+            for name, rows in zip(self.feature_names(key), self._rows, strict=True)
+        }
+        read = [name for config in tables for name in config.feature_names]
+        if sorted(read) != sorted(needed):
+            raise ValueError(
+                f"tables must read each feature of the expander once, {sorted(needed)},"
+                f" got {sorted(read)}"
+            )
+        for config in tables:
+            for name in config.feature_names:
+                if config.num_embeddings < needed[name]:
+                    raise ValueError(
+                        f"tables must have {needed[name]} rows for {name},"
+                        f" got {config.num_embeddings} in {config.name}"
+                    )
+
     def coverage(self) -> dict[str, float]:
         """Share of ids with a known SID, by item feature, since the last reset.
 
@@ -165,8 +204,8 @@ class SIDExpander(nn.Module):
             The batch with the new features behind its own.
 
         Raises:
-            ValueError: If a source's feature is missing or not integer, or if the batch size
-                varies by feature.
+            ValueError: If a source's feature is missing or not integer, if the batch already
+                holds one of the new features, or if the batch size varies by feature.
         """
         names: list[str] = []
         ids: list[Tensor] = []
@@ -200,8 +239,10 @@ class SIDExpander(nn.Module):
 def check_coverage(model: nn.Module, floor: float = 0.5) -> None:
     """Raise if fewer ids than ``floor`` have a SID: the sign of hashed ids or of a stale table.
 
-    Call it now and then between steps; it waits for the device. It finds the expanders of a
-    model wherever they are, also once a train pipeline has wrapped them.
+    Call it now and then between steps; it waits for the device and reads this rank's batches. It
+    finds the expanders of a model wherever they are, also once a train pipeline has wrapped them.
+    (Plain DDP must not broadcast buffers, or rank 0's counts replace the others'; TorchRec's
+    does not.)
 
     Args:
         model: A model that holds expanders, sharded or not.
@@ -277,6 +318,10 @@ def _append(
     values = [features.values()]
     lengths = [features.lengths()]
     length_per_key = features.length_per_key()
+    own = features.keys()
+    for name in names:
+        if name in own:
+            raise ValueError(f"features must not hold the key {name}, got {own}")
     weights_or_none = features.weights_or_none()
     weights = [] if weights_or_none is None else [weights_or_none]
     for rows, bag in zip(ids, bags):  # noqa: B905 (TorchScript has no strict)

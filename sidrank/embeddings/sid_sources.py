@@ -115,10 +115,13 @@ class CodeFeatureSource(_Source):
 
     Args:
         features: Keys of the code features, level by level; their bags have equal lengths. A code
-            that is negative or beyond its codebook makes the whole item unknown.
+            that is negative or beyond its codebook makes the whole item unknown, and bags of
+            unequal length the whole batch (which ``check_coverage`` then reports).
         spec: Codebook sizes of the SIDs.
         content_hash: Hash of the ``SIDTable`` that the loader read the codes from; it goes
             into checkpoints, and a checkpoint with another one is refused. None: unversioned.
+        ancestors: Hashes of the tables that it grew from (``SIDTable.ancestors``); their
+            checkpoints are accepted, since published codes never move.
 
     Raises:
         ValueError: If there is not one feature a level.
@@ -132,7 +135,12 @@ class CodeFeatureSource(_Source):
     """
 
     def __init__(
-        self, features: Sequence[str], spec: SIDSpec, *, content_hash: str | None = None
+        self,
+        features: Sequence[str],
+        spec: SIDSpec,
+        *,
+        content_hash: str | None = None,
+        ancestors: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if isinstance(features, str) or len(features) != spec.num_levels:
@@ -143,6 +151,7 @@ class CodeFeatureSource(_Source):
         self.features = list(features)
         self.spec = spec
         self.content_hash = content_hash
+        self._ancestors = tuple(ancestors)
 
     def forward(self, features: KeyedJaggedTensor) -> tuple[Tensor, JaggedTensor]:
         """Codes of each id.
@@ -158,12 +167,14 @@ class CodeFeatureSource(_Source):
                 values, or if the batch size varies by feature.
         """
         bag = _bag(features, self.features[0])
+        bags: list[JaggedTensor] = []
         columns: list[Tensor] = []
         for name, size in zip(self.features, self.spec.codebook_sizes, strict=True):
-            column = _check.integer(_bag(features, name).values(), name)
-            columns.append(torch.where(column < size, column, -1))
+            bags.append(_bag(features, name))
+            column = _check.integer(bags[-1].values(), name)
+            columns.append(torch.where((column >= 0) & (column < size), column, -1))
         codes = _stack_codes(columns, self.features)
-        known = (codes >= 0).all(dim=1, keepdim=True)
+        known = (codes >= 0).all(dim=1, keepdim=True) & _aligned(bags)
         return _count_unknown(torch.where(known, codes, -1), self.counts), bag
 
     def get_extra_state(self) -> str:
@@ -179,7 +190,7 @@ class CodeFeatureSource(_Source):
         Raises:
             SIDVersionError: If the hashes differ.
         """
-        if state != self.get_extra_state():
+        if state != self.get_extra_state() and state not in self._ancestors:
             raise SIDVersionError(
                 f"content_hash must be that of the checkpoint, {state!r},"
                 f" got {self.get_extra_state()!r}"
@@ -205,6 +216,14 @@ def _stack_codes(columns: list[Tensor], names: list[str]) -> Tensor:
                 f" got {column.size(0)}"
             )
     return torch.stack(columns, dim=1).to(torch.int32)
+
+
+@torch.fx.wrap
+def _aligned(bags: list[JaggedTensor]) -> Tensor:
+    same = bags[0].lengths() == bags[0].lengths()
+    for bag in bags:
+        same = same & (bag.lengths() == bags[0].lengths())
+    return same.all()
 
 
 @torch.fx.wrap

@@ -103,8 +103,11 @@ class ResidualGate(_ExposureGate):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        sid = _check.shape(sid, "sid", [-1, hid.shape[1]])
-        share = (1.0 - self.weight(statistics)) * present.unsqueeze(1)
+        rows = hid.shape[0]
+        sid = _check.shape(sid, "sid", [rows, hid.shape[1]])
+        counts = _check.shape(statistics, "statistics", [rows, len(self.statistics)])
+        has_sid = _check.shape(present, "present", [rows])
+        share = (1.0 - self.weight(counts)) * has_sid.unsqueeze(1)
         return hid + share * sid
 
 
@@ -147,8 +150,11 @@ class ConvexGate(_ExposureGate):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        sid = _check.shape(sid, "sid", [-1, hid.shape[1]])
-        share = (1.0 - self.weight(statistics)) * present.unsqueeze(1)
+        rows = hid.shape[0]
+        sid = _check.shape(sid, "sid", [rows, hid.shape[1]])
+        counts = _check.shape(statistics, "statistics", [rows, len(self.statistics)])
+        has_sid = _check.shape(present, "present", [rows])
+        share = (1.0 - self.weight(counts)) * has_sid.unsqueeze(1)
         return (1.0 - share) * hid + share * sid
 
 

@@ -7,7 +7,8 @@ batch to a collection runs it unpipelined and says so in a log. These checks rai
 Source: ours; TorchRec 1.8 behaviour as read and run on a CPU.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -55,7 +56,13 @@ def verify_plan(model: nn.Module, plan: ShardingPlan) -> None:
             tables = [config.name for config in part.embedding_configs()]
         else:
             continue
-        covered: Any = plan.plan.get(path, {})
+        # A module that holds collections, such as a feature-processed one, is planned as a whole.
+        covered = {
+            table
+            for planned, ways in plan.plan.items()
+            if f"{path}.".startswith(f"{planned}." if planned else "")
+            for table in cast(Mapping[str, Any], ways)
+        }
         missing += [f"{path}.{table}" for table in tables if table not in covered]
     if missing:
         raise PlanError(f"plan must hold every table, got none for {', '.join(missing)}")
@@ -71,16 +78,24 @@ def verify_pipeline(pipeline: Any, model: nn.Module) -> None:
         model: The sharded model that the pipeline trains.
 
     Raises:
-        PlanError: If a sharded module runs unpipelined.
+        PlanError: If a sharded module runs unpipelined, or the pipeline is of a kind that
+            pipelines nothing.
     """
+    if not hasattr(pipeline, "_pipelined_modules"):
+        raise PlanError(
+            f"pipeline must be one that pipelines sharded modules, got {type(pipeline).__name__}"
+        )
     pipelined = {id(module) for module in pipeline._pipelined_modules}
+    # What a pipelined module holds inside is pipelined with it.
+    inside = [path for path, part in model.named_modules() if id(part) in pipelined]
+    above = tuple(f"{path}." if path else "" for path in inside)
     left = [
         path
         for path, part in model.named_modules()
-        if isinstance(part, ShardedModule) and id(part) not in pipelined
+        if isinstance(part, ShardedModule) and path not in inside and not path.startswith(above)
     ]
     if left:
         raise PlanError(
-            f"pipeline must pipeline every sharded module, got none for {', '.join(left)}: a module"
-            " that changes the batch first needs pipeline_postproc=True"
+            f"pipeline must pipeline every sharded module, got none for {', '.join(left)}: has it"
+            " run once, and does a module that changes the batch first have pipeline_postproc=True?"
         )

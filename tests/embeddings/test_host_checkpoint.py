@@ -5,16 +5,23 @@ import copy
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torchrec.models.dlrm import DLRMTrain
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from sidrank.embeddings import host_names, load_host_checkpoint
+from sidrank.embeddings import (
+    WideAndDeep,
+    host_names,
+    load_host_checkpoint,
+    replace_embeddings,
+)
 from tests.embeddings import hosts
 
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
     "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.1),
-    "adam": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01, weight_decay=0.1),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
 }
 
 
@@ -75,11 +82,51 @@ def test_new_parameters_keep_their_birth_and_fresh_state():
     for name, value in model.named_parameters():
         if name in new:
             assert torch.equal(value, birth[name])
-            assert optimizer.state[value]["step"] == 0
-            assert optimizer.state[value]["exp_avg"].abs().max() == 0
+            assert not optimizer.state.get(value)
         else:
             assert optimizer.state[value]["step"] == 4
-        assert value.grad is None
+
+
+def test_gradients_and_state_of_the_new_survive_the_load():
+    host, host_optimizer = trained_host("adam")
+    model = hosts.hybrid_dlrm(seed=8)
+    optimizer = keyed(model, "adam")
+    hosts.loss(model, hosts.batch()).backward()
+    gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
+    with pytest.raises(ValueError, match="is missing"):
+        load_host_checkpoint(model, checkpoint_of(*trained_host("sgd")), optimizer=optimizer)
+    assert not any(optimizer.state.values())
+    load_host_checkpoint(model, checkpoint_of(host, host_optimizer), optimizer=optimizer)
+    for name, value in model.named_parameters():
+        assert torch.equal(value.grad, gradients[name])
+
+
+class Nested(torch.nn.Module):
+    """A collection under two names and a branch outside of WideAndDeep."""
+
+    def __init__(self, upgraded):
+        super().__init__()
+        self.ebc = hosts.host_collection()
+        self.host = torch.nn.ModuleDict({"again": self.ebc})
+        if upgraded:
+            replace_embeddings(self, "ebc", hosts.hybrid)
+            self.side = torch.nn.ModuleList([hosts.branch()])
+
+
+def test_names_of_a_model_that_uses_our_names_for_its_own():
+    host, model = Nested(upgraded=False), Nested(upgraded=True)
+    load_host_checkpoint(model, {"model": host.state_dict()})
+    for table in ("t_user", "t_item", "t_history"):
+        loaded = model.ebc.ebc.embedding_bags[table].weight
+        assert torch.equal(loaded, host.ebc.embedding_bags[table].weight)
+
+
+def test_wide_branches_inside_wide_branches():
+    host, model = hosts.host_dlrm(), hosts.hybrid_dlrm(seed=8, wide=True)
+    model = DLRMTrain(WideAndDeep(model, hosts.branch()))
+    load_host_checkpoint(model, {"model": DLRMTrain(host).state_dict()})
+    dense, sparse, _ = hosts.batch()
+    assert torch.equal(model.model(dense, sparse), host(dense, sparse))
 
 
 def test_combined_optimisers_and_the_checkpoint_stays_as_it_was():
@@ -215,4 +262,25 @@ class TestErrors:
         dcp.save({"model": hosts.host_dlrm().state_dict()}, checkpoint_id=tmp_path)
         for file in tmp_path.glob("*.distcp"):
             file.unlink()
-        self.refuse("checkpoint must be readable", tmp_path)
+        self.refuse("checkpoint must be readable, got a short or missing", tmp_path)
+
+    @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+    def test_directory_with_truncated_data(self, tmp_path, share):
+        dcp.save({"model": hosts.host_dlrm().state_dict()}, checkpoint_id=tmp_path)
+        (file,) = tmp_path.glob("*.distcp")
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+        self.refuse("checkpoint must be readable, got a short or missing", tmp_path)
+
+    def test_neither_mapping_nor_directory(self):
+        self.refuse("checkpoint must be a mapping or a directory, got NoneType", None, TypeError)
+
+    def test_optimiser_section_without_state(self):
+        state = {"model": hosts.host_dlrm().state_dict(), "optimizer": {}}
+        self.refuse(r"checkpoint must hold 'state', got \[\]", state, optimizer=keyed)
+
+    def test_state_that_is_no_tensor(self):
+        host, optimizer = trained_host("adagrad")
+        checkpoint = checkpoint_of(host, optimizer)
+        for part in checkpoint["optimizer"]["state"].values():
+            part["step"] = 4
+        self.refuse("step must have shape", checkpoint, optimizer=keyed)

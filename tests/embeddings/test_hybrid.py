@@ -284,6 +284,38 @@ class TestHosts:
         )
         assert torch.equal(model(sparse).values(), before.values())
 
+    def test_the_first_value_of_a_statistics_bag_counts(self):
+        model = trained(ResidualGate)
+        for config in model.ebc.embedding_bag_configs():
+            torch.nn.init.normal_(model.ebc.embedding_bags[config.name].weight)
+
+        def out(shown):
+            features = {"item": [1], "item_raw": [1], "shown": shown, "liked": [2]}
+            features |= {"user": [1], "history": [], "history_raw": []}
+            return model(
+                KeyedJaggedTensor(
+                    keys=list(features),
+                    values=torch.tensor([v for bag in features.values() for v in bag]),
+                    lengths=torch.tensor([len(bag) for bag in features.values()]),
+                )
+            )["item"]
+
+        assert torch.equal(out([5, 900]), out([5]))
+        assert not torch.equal(out([900, 5]), out([5]))
+
+    def test_tables_larger_than_needed(self):
+        expander = hosts.expander()
+        tables = expander.embedding_bag_configs(embedding_dim=hosts.DIM)
+        for config in tables:
+            config.num_embeddings += 100
+        gates = {key: ResidualGate(statistics=[]) for key in ("item", "history")}
+        host = hosts.host_collection()
+        _, sparse, _ = hosts.batch()
+        before = host(sparse)
+        model = HybridEmbeddingBagCollection(host, tables, expander=expander, gates=gates)
+        assert torch.equal(model(sparse).values(), before.values())
+        assert model.device == host.device
+
     def test_optimizer_in_backward_goes_on(self):
         from torch.distributed.optim import _apply_optimizer_in_backward
 
@@ -325,3 +357,8 @@ class TestVersions:
         with pytest.raises(SIDVersionError, match="content_hash must be that of the checkpoint"):
             CodeFeatureSource(["c"], spec, content_hash=loaded).load_state_dict(state)
         CodeFeatureSource(["c"], spec, content_hash=saved).load_state_dict(state)
+
+    def test_codes_as_features_accept_the_table_they_grew_from(self):
+        spec = SIDSpec((4,))
+        state = CodeFeatureSource(["c"], spec, content_hash="a").state_dict()
+        CodeFeatureSource(["c"], spec, content_hash="b", ancestors=["a"]).load_state_dict(state)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torchrec import EmbeddingBagCollection
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
@@ -17,6 +17,11 @@ from torchrec.modules.mc_modules import (
 from sidrank.embeddings import HybridEmbeddingBagCollection
 from sidrank.layers import ResidualGate
 from tests.embeddings import hosts
+
+
+def zero_first_row(rows):
+    torch.nn.init.normal_(rows)
+    rows[0] = 0
 
 
 class _Subclass(EmbeddingBagCollection):
@@ -92,7 +97,9 @@ class TestErrors:
     def test_width(self):
         tables = hosts.expander().embedding_bag_configs(embedding_dim=8)
         self.refuse(
-            ValueError, r"sid_tables must have the width of item, 16, got \[8\]", sid_tables=tables
+            ValueError,
+            "sid_tables must have the width of item, 16, got 8 in sid_1",
+            sid_tables=tables,
         )
 
     def test_name_taken_by_the_host(self):
@@ -105,21 +112,52 @@ class TestErrors:
     def test_feature_without_a_table(self):
         tables = hosts.expander().embedding_bag_configs(embedding_dim=hosts.DIM)[1:]
         self.refuse(
-            ValueError, "sid_tables must read each feature of the expander once", sid_tables=tables
+            ValueError, "tables must read each feature of the expander once", sid_tables=tables
         )
 
     def test_table_too_small(self):
         tables = hosts.expander().embedding_bag_configs(embedding_dim=hosts.DIM)
         tables[0].num_embeddings = 3
-        self.refuse(
-            ValueError, "sid_tables must have 5 rows for item_sid_1, got 3", sid_tables=tables
-        )
+        self.refuse(ValueError, "tables must have 5 rows for item_sid_1, got 3", sid_tables=tables)
 
     def test_residual_gate_over_tables_that_are_not_zero(self):
         tables = hosts.expander().embedding_bag_configs(embedding_dim=hosts.DIM, init_fn=None)
         self.refuse(
             ValueError, "sid_tables must be zero at birth under a ResidualGate", sid_tables=tables
         )
+
+    def test_one_small_table_for_two_features(self):
+        tables = hosts.expander().embedding_bag_configs(embedding_dim=hosts.DIM)
+        tables[0].feature_names += tables.pop().feature_names
+        self.refuse(
+            ValueError,
+            "tables must have 17 rows for item_sid_2_3, got 5 in sid_1",
+            sid_tables=tables,
+        )
+
+    def test_pooling(self):
+        tables = hosts.expander().embedding_bag_configs(
+            embedding_dim=hosts.DIM, pooling=PoolingType.MEAN
+        )
+        self.refuse(
+            ValueError, "sid_tables must pool as the host pools item, SUM, got M", sid_tables=tables
+        )
+
+    def test_host_reads_a_feature_of_the_expander(self):
+        host = hosts.host_collection(tables=("user", "item", "history", "item_sid_1"))
+        self.refuse(
+            ValueError, r"host must not read the expander's features.*item_sid_1", host=host
+        )
+
+    def test_birth_that_is_zero_in_the_first_row_only(self):
+        tables = hosts.expander().embedding_bag_configs(
+            embedding_dim=hosts.DIM, init_fn=zero_first_row
+        )
+        self.refuse(ValueError, "sid_tables must be zero at birth", sid_tables=tables)
+
+    def test_gate_of_another_kind(self):
+        gates = {"item": torch.nn.Identity(), "history": ResidualGate(statistics=[])}
+        self.refuse(TypeError, "gates must be ResidualGate or ConvexGate, got Id", gates=gates)
 
     @pytest.mark.parametrize("wide", [False, True])
     def test_empty_batch(self, wide):

@@ -66,8 +66,15 @@ class TestErrors:
         config = EmbeddingBagConfig(
             name="t", embedding_dim=4, num_embeddings=9, feature_names=["other"]
         )
-        with pytest.raises(ValueError, match=r"tables must read features of the expander.*other"):
+        with pytest.raises(ValueError, match=r"tables must read each feature of the exp.*other"):
             MemorizationBranch(hosts.expander(), [config])
+
+    def test_table_too_small(self):
+        expander = hosts.expander(mode="prefix")
+        tables = expander.embedding_bag_configs(embedding_dim=4)
+        tables[1].num_embeddings = 4
+        with pytest.raises(ValueError, match="tables must have 17 rows for item_sid_1_2, got 4"):
+            MemorizationBranch(expander, tables)
 
     @pytest.mark.parametrize("part", ["host", "branch"])
     def test_logits_of_another_shape(self, part):

@@ -276,6 +276,50 @@ def test_host_checkpoint_reshards_from_two_ranks_to_one(ranks, one_rank, tmp_pat
     torch.testing.assert_close(loaded_logits, logits)
 
 
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise"])
+def test_host_directory_loads_on_two_ranks_with_its_optimiser(ranks, tmp_path, kind):
+    """Saved row-wise; a rank's fused optimiser then knows only the tables it holds."""
+    folder = str(tmp_path / "checkpoint")
+    kept = torch.optim.Adagrad if kind == "column_wise" else RowWiseAdagrad
+    (_, state), _ = ranks.run(_save_host, folder, kept)
+    for _, loaded in ranks.run(_load_directory, folder, kind, kept):
+        assert _difference(loaded, state) == 0.0
+
+
+def _refused_on_one_rank():
+    """Tables that moved between ranks fit on one rank and not on the other."""
+    host, _ = _shard(hosts.host_dlrm(seed=3), "table_wise")
+    model = hosts.hybrid_dlrm(seed=8)
+    plan = _plan(model, "table_wise")
+    (ways,) = plan.plan.values()
+    ways["t_history"] = table_wise(rank=1)(
+        model.sparse_arch.embedding_bag_collection.ebc.embedding_bags["t_history"].weight,
+        2,
+        2,
+        "cpu",
+        _RowWiseToo(),
+    )
+    upgraded = DistributedModelParallel(
+        model,
+        env=ShardingEnv.from_process_group(dist.group.WORLD),
+        device=torch.device("cpu"),
+        plan=plan,
+        sharders=[_RowWiseToo()],
+    )
+    before = _full_state(upgraded)
+    try:
+        load_host_checkpoint(upgraded, {"model": host.state_dict()})
+    except ValueError as error:
+        return str(error), _difference(_full_state(upgraded), before)
+    return "", 0.0
+
+
+def test_all_ranks_refuse_together_and_nothing_has_changed(ranks):
+    for error, changed in ranks.run(_refused_on_one_rank):
+        assert "must be sharded as in the model" in error
+        assert changed == 0.0
+
+
 def _save_hybrid(folder):
     model, optimizer = _shard(hosts.hybrid_dlrm(seed=3, wide=True), "row_wise")
     hosts.train(model, optimizer, steps=3)

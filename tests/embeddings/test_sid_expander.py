@@ -164,6 +164,22 @@ class TestProperties:
             assert rows.min() >= 1
             assert rows.max() < config.num_embeddings
 
+    @pytest.mark.parametrize("bad", [-1, -(2**63), -(2**32), -(2**40) + 3, 4, 2**40, 2**63 - 1])
+    @pytest.mark.parametrize("level", [0, 1])
+    def test_no_code_outside_its_codebook_becomes_a_code(self, bad, level):
+        expander = SIDExpander({"item": CodeFeatureSource(["a", "b"], SIDSpec((4, 4)))})
+        columns = {"a": [[1], [2]], "b": [[1], [3]]}
+        columns["ab"[level]] = [[bad], [3]]
+        expanded = expander(jagged(columns))
+        for name in expander.feature_names("item"):
+            assert bags_of(expanded, name)[0] == [0]
+            assert bags_of(expanded, name)[1] != [0]
+
+    def test_codes_of_different_bags_are_not_paired(self):
+        expander = SIDExpander({"item": CodeFeatureSource(["a", "b"], SIDSpec((4, 4)))})
+        expander(jagged({"a": [[1], [2, 3]], "b": [[1, 2], [3]]}))
+        assert expander.coverage() == {"item": 0.0}
+
 
 class TestCoverage:
     def expander(self):
@@ -208,6 +224,20 @@ class TestCoverage:
 
 
 class TestErrors:
+    def test_source_of_another_kind(self):
+        with pytest.raises(
+            TypeError, match="sources must be RawIDSource or CodeFeatureSource, got"
+        ):
+            SIDExpander({"item": SIDLookup(table([1], [[0, 1]], [4, 4]))})
+
+    def test_keys_that_give_equal_names(self):
+        with pytest.raises(ValueError, match="sources must give distinct feature names, got"):
+            SIDExpander({"item@t": self.source(), "item_t": self.source()})
+
+    def test_new_feature_that_the_batch_already_holds(self):
+        with pytest.raises(ValueError, match="features must not hold the key a_sid_1, got"):
+            SIDExpander({"a": self.source()})(jagged({"raw": [[1]], "a_sid_1": [[1]]}))
+
     def source(self, feature="raw"):
         return RawIDSource(feature, SIDLookup(table([1], [[0, 1]], [4, 4])))
 

@@ -60,6 +60,11 @@ def test_one_gate_a_bag_within_bounds(form):
     assert ((weight >= 0) & (weight <= 1)).all()
 
 
+def test_negative_count_is_nothing_known():
+    gate = ResidualGate(statistics=["a"])
+    assert torch.equal(gate.weight(torch.tensor([[-7]])), gate.weight(torch.tensor([[0]])))
+
+
 def test_convex_form_lies_between_its_inputs():
     gate = ConvexGate(statistics=["shown"])
     hid, sid = torch.randn(50, 4), torch.randn(50, 4)
@@ -119,10 +124,18 @@ class TestErrors:
             ResidualGate(statistics=["a", "b"]).weight(torch.zeros(3, 1))
 
     def test_widths_differ(self):
-        with pytest.raises(ValueError, match=r"sid must have shape \[\*, 4\], got \[3, 2\]"):
+        with pytest.raises(ValueError, match=r"sid must have shape \[3, 4\], got \[3, 2\]"):
             ConvexGate(statistics=[])(
                 torch.zeros(3, 4), torch.zeros(3, 2), torch.zeros(3, 0), ones(3)
             )
+
+    @pytest.mark.parametrize("form", GATES)
+    @pytest.mark.parametrize("name", ["sid", "statistics", "present"])
+    def test_nothing_is_broadcast(self, form, name):
+        parts = {"sid": torch.zeros(3, 4), "statistics": torch.zeros(3, 1), "present": ones(3)}
+        parts[name] = parts[name][:1]
+        with pytest.raises(ValueError, match=rf"{name} must have shape \[3.*got \[1"):
+            form(statistics=["shown"])(torch.zeros(3, 4), **parts)
 
     @pytest.mark.parametrize("name", ["dim", "num_resolutions", "hidden"])
     def test_attention_sizes(self, name):

@@ -4,11 +4,14 @@ import pytest
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fp_embeddingbag import FeatureProcessedEmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
+from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 
-from sidrank.sharding import PlanError, verify_plan
+from sidrank.sharding import PlanError, verify_pipeline, verify_plan
 
 
 def collection(kind=EmbeddingBagCollection, name="t"):
@@ -54,3 +57,21 @@ def test_sequence_collections_count_too():
     model = nn.ModuleDict({"seq": EmbeddingCollection(tables=[config])})
     with pytest.raises(PlanError, match=r"got none for seq\.t"):
         verify_plan(model, ShardingPlan({}))
+
+
+def test_a_feature_processed_collection_is_planned_as_a_whole():
+    inner = EmbeddingBagCollection(tables=collection().embedding_bag_configs(), is_weighted=True)
+    processors = PositionWeightedModuleCollection({"f_t": 4})
+    model = nn.ModuleDict({"fp": FeatureProcessedEmbeddingBagCollection(inner, processors)})
+    topology = Topology(world_size=2, compute_device="cpu")
+    sharders = [FeatureProcessedEmbeddingBagCollectionSharder()]
+    plan = EmbeddingShardingPlanner(topology=topology).plan(model, sharders)
+    verify_plan(model, plan)
+    plan.plan["fp"].pop("t")
+    with pytest.raises(PlanError, match=r"got none for fp\."):
+        verify_plan(model, plan)
+
+
+def test_a_pipeline_of_another_kind_is_named():
+    with pytest.raises(PlanError, match=r"pipeline must be one that pipelines.*got Linear"):
+        verify_pipeline(nn.Linear(1, 1), nn.Linear(1, 1))
