@@ -1,0 +1,28 @@
+import json
+
+import pytest
+
+from benchmarks.claims import DEMO, PAGE, page
+from benchmarks.systems import SYSTEMS
+from tests.demo.synthetic import synthetic_report
+
+
+def test_every_system_has_a_row():
+    assert [system.number for system in SYSTEMS] == list(range(1, 32))
+    text = page(None)
+    for system in SYSTEMS:
+        assert f"| {system.number} | {system.name} |" in text
+    assert text.count("not yet") == 31
+
+
+def test_a_claim_shows_its_controls():
+    text = page(synthetic_report(full=True))
+    assert text.count("not yet") == 30
+    for words in ("shuffled SIDs", "raw vector", "two scalars", "Upgrade path", "Convex gate"):
+        assert words in text
+
+
+def test_the_committed_page_is_what_the_results_say():
+    if not DEMO.exists():
+        pytest.skip("no results yet: make claims")
+    assert PAGE.read_text() == page(json.loads(DEMO.read_text()))
