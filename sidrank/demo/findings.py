@@ -301,8 +301,18 @@ def _gate_findings(report: Report) -> list[Finding]:
     says = "the gate follows exposure" if follows else "the gate is not shown to follow exposure"
     text += f", with shuffled statistics {interval_text(shuffled)}: {says}."
     if follows:
-        return [Finding("gain", "holds", text)]
-    return [Finding("loss" if tone(real) == "loss" else "none", "not shown", text, key=True)]
+        found = [Finding("gain", "holds", text)]
+    else:
+        kind: Tone = "loss" if tone(real) == "loss" else "none"
+        found = [Finding(kind, "not shown", text, key=True)]
+    told = [finite(weight) for weight in gate.get("host_told_item_statistics") or ()]
+    if told and told[0] is not None and told[-1] is not None:
+        beside = (
+            "Beside a host that is told how its items did so far, the same gate gives the hash ID"
+            f" {told[0]:.2f} in the least and {told[-1]:.2f} in the most exposed decile."
+        )
+        found.append(Finding("none", "elsewhere", beside))
+    return found
 
 
 def _cost_findings(report: Report) -> list[Finding]:

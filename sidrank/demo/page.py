@@ -184,7 +184,11 @@ def _upgrade(upgrade: Mapping[str, Any], found: list[Finding]) -> str:
 def _gate(gate: Mapping[str, Any], found: list[Finding]) -> str:
     if not gate.get("true"):
         return ""
-    caption = "Mean gate of the items in each exposure decile; the control shuffles the counts."
+    caption = (
+        "Mean gate in each exposure decile; the control shuffles the counts. A study of its own:"
+        " one pass in the order of time, a host that is not told how its items did, and SIDs that"
+        " say what an item is like, not how good it is."
+    )
     return _section("The gate", [_beside(gate_by_decile(gate), caption, found)])
 
 

@@ -162,6 +162,14 @@ def test_highlights_are_the_measured_ones():
     assert "Hybrid vs host, all rows" not in dict(highlights(broken))
 
 
+def test_what_the_gate_does_beside_the_full_host_is_told():
+    report = synthetic_report()
+    before = badges(report, "gate")
+    report["gate"]["host_told_item_statistics"] = [0.25, *[0.5] * 8, 0.75]
+    assert badges(report, "gate") == [*before, "elsewhere"]
+    assert "0.25 in the least and 0.75 in the most" in findings(report)["gate"][-1].text
+
+
 @pytest.mark.parametrize("part", ["splits", "upgrade", "gate", "sid"])
 def test_an_absent_part_has_no_findings(part):
     for report in (synthetic_report() | {part: None}, synthetic_report() | {part: {}}):
