@@ -29,9 +29,9 @@ quotations of the paper, B one detailed second-hand reading, C the abstract alon
 What the data can and cannot show: MovieLens-100K is small, old and dense; a gain here says that
 the mechanism works, not how much it will bring you.
 
-Settings were searched on validation rows only, the host's longest. One look at test rows led back to
-that search: the first host of *each user's last rows* was below logistic regression there, and was
-then searched further, on validation, before anything here was measured.
+Settings were searched on validation rows only, the host's longest. One look at test rows led back
+to that search: the first host of *each user's last rows* was below logistic regression there, and
+was then searched further, on validation, before anything here was measured.
 """
 
 
@@ -136,8 +136,8 @@ def _sid_coord(demo: Mapping[str, Any]) -> list[str]:
         "the hash ID has nothing left to remember.",
         f"- One more item costs {sid['sid_bytes_per_item']} bytes as codes and "
         f"{sid['vector_bytes_per_item']} as a raw vector; the SID tables do not grow with the "
-        "catalogue, codes need no dense vector on the request path, and their tables shard and cache "
-        "as any other.",
+        "catalogue, codes need no dense vector on the request path, and their tables shard and "
+        "cache as any other.",
     ]
     return lines
 
