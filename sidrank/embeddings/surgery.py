@@ -32,7 +32,7 @@ def replace_embeddings(
         The replacement that is now part of the model.
 
     Raises:
-        ValueError: If there is no module at ``path``.
+        ValueError: If there is no module at ``path``, or no collection in the model.
         TypeError: If the module is not exactly an ``EmbeddingBagCollection``.
 
     Example:
@@ -46,6 +46,10 @@ def replace_embeddings(
     host = places.get(path)
     if not path or host is None:
         collections = [n for n, m in places.items() if type(m) is EmbeddingBagCollection]
+        if not collections:
+            raise ValueError(
+                "model must hold an EmbeddingBagCollection, got none (sharded already?)"
+            )
         raise ValueError(f"path must be one of {collections}, got {path!r}")
     if type(host) is not EmbeddingBagCollection:
         raise TypeError(

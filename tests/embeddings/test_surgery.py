@@ -65,3 +65,8 @@ def test_a_hybrid_is_not_wrapped_twice():
     model = hosts.hybrid_dlrm()
     with pytest.raises(TypeError, match="got HybridEmbeddingBagCollection"):
         replace_embeddings(model, PATH, hosts.hybrid)
+
+
+def test_model_without_a_collection():
+    with pytest.raises(ValueError, match=r"model must hold an EmbeddingBagCollection, got none"):
+        replace_embeddings(nn.Linear(1, 1), "ebc", hosts.hybrid)
