@@ -29,7 +29,8 @@ quotations of the paper, B one detailed second-hand reading, C the abstract alon
 What the data can and cannot show: MovieLens-100K is small, old and dense; a gain here says that
 the mechanism works, not how much it will bring you.
 
-Settings were searched on validation rows only, the host's longest. One look at test rows led back
+Settings were searched on validation rows only, the host's longest, in several searches; the present
+`--tune` starts from the committed ones and has not been run whole. One look at test rows led back
 to that search: the first host of *each user's last rows* was below logistic regression there, and
 was then searched further, on validation, before anything here was measured.
 """

@@ -162,8 +162,10 @@ def _interval(
         return None
     try:
         found = paired_interval(paired, metric="gauc" if name == "gauc" else "auc")
-    except ValueError:  # too few users in the slice to resample: the report says n/a
-        return None
+    except ValueError as error:
+        if "enough users to resample" not in str(error):
+            raise
+        return None  # the report says n/a
     return [found.mean, found.low, found.high]
 
 

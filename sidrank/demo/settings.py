@@ -1,8 +1,8 @@
 """How each arm is built and trained: numbers chosen on validation rows, kept in a file.
 
-``settings.json`` is written by ``python -m benchmarks.claims --tune`` and committed. The host's
-settings are searched first and longest; every other arm inherits them and searches only what
-it adds (``benchmarks/claims.py`` says how many trials each had).
+The committed ``settings.json`` is the best of several searches; ``python -m benchmarks.claims
+--tune`` starts from it and searches on. The host's settings are searched first and longest; every
+other arm inherits them and searches only what it adds (``benchmarks/tuning.py``).
 
 Shapes: none.
 """

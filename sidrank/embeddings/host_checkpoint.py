@@ -172,9 +172,7 @@ def _load(
                 pairs += _pairs(name, wanted[name], given[name])
             except ValueError as error:
                 problems.append(str(error))
-        problems = [p for rank in _on_every_rank(problems, sharded) for p in rank]
-        if problems:
-            raise ValueError(problems[0])
+        _refuse_together(problems, sharded)
         set_extra_state(given)  # first: it may refuse
         with torch.no_grad():
             for target, source in pairs:
@@ -239,15 +237,18 @@ def _leaves(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _check_directory(
     path: Path, wanted: dict[str, Any], keys: tuple[str, str], sharded: bool
 ) -> None:
+    stored: dict[str, Any] = {}
+    problems: list[str] = []
     try:
         metadata = dcp.FileSystemReader(path).read_metadata()
         stored = metadata.state_dict_metadata
         for info in metadata.storage_data.values():
             file = path / info.relative_path
             if not file.is_file() or file.stat().st_size < info.offset + info.length:
-                raise ValueError(f"checkpoint must be readable, got a short or missing {file}")
+                problems.append(f"checkpoint must be readable, got a short or missing {file}")
     except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint must be a DCP directory, got {path}: {error}") from error
+        problems.append(f"checkpoint must be a DCP directory, got {path}: {error}")
+    _refuse_together(problems, sharded)  # one rank alone would leave the others waiting
     sections = {name.split(".", 1)[0] for name in wanted} | {keys[0]}
     given = {
         name: tuple(meta.size) if isinstance(meta, TensorStorageMetadata) else None
@@ -281,6 +282,12 @@ def _require_same(
         raise ValueError(
             f"checkpoint must be the host's, got {len(problems)} difference(s): {shown}"
         )
+
+
+def _refuse_together(problems: list[str], sharded: bool) -> None:
+    found = [problem for rank in _on_every_rank(problems, sharded) for problem in rank]
+    if found:
+        raise ValueError(found[0])
 
 
 def _on_every_rank(mine: list[str], sharded: bool) -> list[list[str]]:

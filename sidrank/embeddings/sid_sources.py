@@ -2,9 +2,9 @@
 
 ``RawIDSource`` looks the raw item ids of one feature up in a replicated ``SIDLookup``.
 ``CodeFeatureSource`` reads codes that the data loader already put beside the item, one feature
-per level: the way for a catalogue whose lookup would not fit beside the model (a lookup of dense
-ids takes 4 N bytes an item on every device, of arbitrary 64-bit ids about 6 N + 13; at three
-levels and 10 million items 120 and 310 MB).
+per level: the way for a catalogue whose lookup would not fit beside the model (at three levels
+and 10 million items it takes 120 to 240 MB on every device for compact ids and about 300 MB for
+arbitrary 64-bit ids, see ``SIDLookup``).
 
 Both return one row of codes per id of the batch, -1 in every level where the item is unknown,
 and count on the device, without a sync, how many were.
