@@ -46,8 +46,11 @@ def label_column(labels: Column, name: str = "labels") -> npt.NDArray[np.bool_]:
     array = _vector(labels, name)
     if array.size == 0:
         raise ValueError(f"{name} must not be empty, got 0 rows")
+    if array.dtype == np.bool_:
+        return array
     positive = array == 1
-    _every_row(positive | (array == 0), array, f"{name} must be 0 or 1")
+    if np.count_nonzero(positive) + np.count_nonzero(array == 0) != len(array):
+        _every_row(positive | (array == 0), array, f"{name} must be 0 or 1")
     return positive
 
 
@@ -66,7 +69,8 @@ def score_column(scores: Column, rows: int, name: str = "scores") -> Array:
         ValueError: If the shape differs from the labels', or a score is NaN.
     """
     array = _same_rows(_vector(scores, name), rows, name)
-    _every_row(~np.isnan(array), array, f"{name} must not be NaN")
+    if array.dtype.kind == "f" and np.isnan(array.max()):  # the largest of a NaN is a NaN
+        _every_row(~np.isnan(array), array, f"{name} must not be NaN")
     return array
 
 
@@ -122,8 +126,8 @@ def group_column(groups: Column, rows: int, name: str = "groups") -> Array:
         name: Argument name for the message.
 
     Returns:
-        Integers as int64 (uint64 wraps, which keeps distinct ids distinct), strings as a numpy
-        string array, shape ``[rows]``.
+        Integers in their own dtype (booleans as uint8), strings as a numpy string array, shape
+        ``[rows]``.
 
     Raises:
         ValueError: If the shape differs from the labels', or the ids are neither integers nor
@@ -135,7 +139,7 @@ def group_column(groups: Column, rows: int, name: str = "groups") -> Array:
     if array.dtype.kind not in "biuUS":
         raise ValueError(f"{name} must be integers or strings, got {array.dtype}")
     array = _same_rows(_one_dimensional(array, name), rows, name)
-    return array if array.dtype.kind in "US" else array.astype(np.int64, copy=False)
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
 
 
 def _numpy(column: Column) -> Array:

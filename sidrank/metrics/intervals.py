@@ -6,8 +6,7 @@ one user are not independent, and neither are rows scored by one model, so neith
 resampled row by row. Each bootstrap draw takes users with replacement and, independently,
 seeds with replacement; a user drawn twice brings all its rows twice, in every seed.
 
-A resampled AUC is an AUC with integer row weights, so every model's rows are sorted once and
-each draw costs a gather and a cumulative sum.
+For one set of rows without seeds there is :func:`sidrank.metrics.cluster_bootstrap`.
 
 Source: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 2007, section 3
 (crossed factors are resampled independently; noise that is new in every user and seed is
@@ -28,11 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sidrank.metrics._columns import Column, group_column, label_column, score_column
-from sidrank.metrics.grouped_auc import group_aucs
+from sidrank.metrics._resampled import (
+    ResampledAUC,
+    ResampledGAUC,
+    check_options,
+    percentile_ends,
+    resample,
+)
 
 __all__ = ["Interval", "PairedRun", "paired_interval", "resample"]
-
-_Counts = npt.NDArray[np.int64]
 
 
 class Interval(NamedTuple):
@@ -97,12 +100,7 @@ def paired_interval(
         >>> paired_interval([run], metric="gauc", draws=200)
         Interval(mean=0.5, low=0.0, high=1.0)
     """
-    if metric not in ("auc", "gauc"):
-        raise ValueError(f"metric must be 'auc' or 'gauc', got {metric!r}")
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2, got {draws}")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    check_options(metric, draws, confidence)
     measures, num_users = _measures(runs, metric)
     plain = np.array([measure(np.ones(num_users, np.int64)) for measure in measures])
     if np.isnan(plain).any():
@@ -118,32 +116,13 @@ def paired_interval(
         defined = ~np.isnan(differences)
         if defined.any():
             means.append(np.average(differences[defined], weights=run_counts[taken][defined]))
-    if len(means) < 0.95 * draws:
-        raise ValueError(
-            "runs must have enough users to resample, "
-            f"got both classes in {len(means)} of {draws} draws"
-        )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(plain.mean()), float(low), float(high))
-
-
-def resample(generator: np.random.Generator, kinds: int, picks: int) -> _Counts:
-    """Pick with replacement.
-
-    Args:
-        generator: Source of randomness.
-        kinds: Number of distinct users, or of runs.
-        picks: How many to take.
-
-    Returns:
-        How often each was taken, shape ``[kinds]``; sums to ``picks``.
-    """
-    return np.bincount(generator.integers(kinds, size=picks), minlength=kinds)
+    low, high = percentile_ends(means, draws, confidence, "runs")
+    return Interval(float(plain.mean()), low, high)
 
 
 def _measures(
     runs: Sequence[PairedRun], metric: Literal["auc", "gauc"]
-) -> "tuple[list[_ResampledAUC | _ResampledGAUC], int]":
+) -> tuple[list[ResampledAUC | ResampledGAUC], int]:
     """Read and sort every run; users get one numbering over all of them."""
     if not runs:
         raise ValueError("runs must not be empty, got 0")
@@ -152,12 +131,12 @@ def _measures(
     if len(kinds) > 1:
         raise ValueError("users must be integers in every run or strings in every run, got both")
     users = np.unique(np.concatenate([user for user, *_ in columns]), return_inverse=True)
-    measures: list[_ResampledAUC | _ResampledGAUC] = []
+    measures: list[ResampledAUC | ResampledGAUC] = []
     start = 0
-    kind = _ResampledAUC if metric == "auc" else _ResampledGAUC
+    kind = ResampledAUC if metric == "auc" else ResampledGAUC
     for _, positive, treatment, control in columns:
         end = start + len(positive)
-        measures.append(kind(users[1][start:end], positive, treatment, control))
+        measures.append(kind(users[1][start:end], positive, (treatment, control)))
         start = end
     return measures, len(users[0])
 
@@ -169,6 +148,8 @@ def _read(run: PairedRun, index: int) -> tuple[npt.NDArray[Any], ...]:
         rows = len(positive)
         mask = np.ones(rows, np.bool_) if run.mask is None else label_column(run.mask, "mask")
         users = group_column(run.users, rows, "users")
+        if users.dtype == np.uint64:  # beside signed ids of another run numpy would make floats
+            users = users.view(np.int64)
         columns = (
             users,
             positive,
@@ -180,62 +161,3 @@ def _read(run: PairedRun, index: int) -> tuple[npt.NDArray[Any], ...]:
     except ValueError as error:
         raise ValueError(f"run {index}: {error}") from None
     return tuple(column[mask] for column in columns)
-
-
-class _ResampledAUC:
-    """Difference of two AUCs as a function of how often each user is taken."""
-
-    def __init__(
-        self, user: _Counts, positive: npt.NDArray[np.bool_], *scores: npt.NDArray[Any]
-    ) -> None:
-        self.sides = [_Ranking(user, positive, score) for score in scores]
-
-    def __call__(self, user_counts: _Counts) -> float:
-        """User counts ``[U]`` to the difference, NaN where a class is missing."""
-        treatment, control = (side.twice_wins(user_counts) for side in self.sides)
-        pairs = self.sides[0].pairs(user_counts)
-        return (treatment - control) / (2 * pairs) if pairs else float("nan")
-
-
-class _Ranking:
-    """The rows of one model sorted by score, so that a resampled AUC needs no sort."""
-
-    def __init__(
-        self, user: _Counts, positive: npt.NDArray[np.bool_], score: npt.NDArray[Any]
-    ) -> None:
-        order = np.argsort(score)
-        positives, negatives = order[positive[order]], order[~positive[order]]
-        self.positive_user, self.negative_user = user[positives], user[negatives]
-        # Negatives strictly below each positive, and those not above it: a tie is half of each.
-        self.below = np.searchsorted(score[negatives], score[positives], "left")
-        self.not_above = np.searchsorted(score[negatives], score[positives], "right")
-
-    def pairs(self, user_counts: _Counts) -> int:
-        positives = int(user_counts[self.positive_user].sum())
-        return positives * int(user_counts[self.negative_user].sum())
-
-    def twice_wins(self, user_counts: _Counts) -> int:
-        """Twice the number of pairs in the right order, an exact integer."""
-        negatives = np.zeros(len(self.negative_user) + 1, np.int64)
-        np.cumsum(user_counts[self.negative_user], out=negatives[1:])
-        wins = negatives[self.below] + negatives[self.not_above]
-        return int(np.dot(wins, user_counts[self.positive_user]))
-
-
-class _ResampledGAUC:
-    """Difference of two GAUCs as a function of how often each user is taken."""
-
-    def __init__(
-        self, user: _Counts, positive: npt.NDArray[np.bool_], *scores: npt.NDArray[Any]
-    ) -> None:
-        treatment, control = (group_aucs(positive, score, user) for score in scores)
-        both = ~np.isnan(treatment.auc)
-        self.user = user[treatment.first_row[both]]
-        self.impressions = treatment.impressions[both]
-        self.gain = (treatment.auc - control.auc)[both] * self.impressions
-
-    def __call__(self, user_counts: _Counts) -> float:
-        """User counts ``[U]`` to the difference, NaN where no user has both classes."""
-        taken = user_counts[self.user]
-        impressions = float(np.dot(taken, self.impressions))
-        return float(np.dot(taken, self.gain)) / impressions if impressions else float("nan")

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from sidrank.metrics import auc
+from sidrank.metrics import auc, grouped_auc
 from tests import reference
 
 # Heavy ties, both zeros, both infinities, numbers below the smallest normal one.
@@ -85,12 +86,42 @@ def test_constant_scores_give_one_half_in_any_row_order():
 
 
 @given(rows(), st.randoms(use_true_random=False))
-def test_row_order_is_irrelevant(data, random):
+def test_row_order_changes_no_bit(data, random):
     order = list(range(len(data[0])))
     random.shuffle(order)
     labels, scores, weights = ([column[row] for row in order] for column in data)
     assert auc(labels, scores) == auc(*data[:2])
-    assert auc(labels, scores, weights) == pytest.approx(auc(*data), abs=1e-14)
+    assert auc(labels, scores, weights) == auc(*data)
+
+
+# The score type decides how keys are packed; pieces and blocks cut what is sorted.
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int32, np.int64])
+@pytest.mark.parametrize("most", [5, 40, 10**6])
+def test_pieces_and_blocks_leave_no_seam(monkeypatch, kind, most):
+    monkeypatch.setattr(sys.modules["sidrank.metrics.auc"], "_PIECE", 50)
+    for room in ("_words", "_keys"):
+        name = {"_words": "BLOCK", "_keys": "_BLOCK"}[room]
+        monkeypatch.setattr(sys.modules[f"sidrank.metrics.{room}"], name, 7)
+    generator = np.random.default_rng(most)
+    values = (generator.standard_normal(most) * 100).astype(kind)
+    places = np.minimum(generator.geometric(0.1, 400) - 1, most - 1)  # a few scores hold most rows
+    scores, labels = values[places], generator.random(400) < 0.3
+    expected = reference.pairwise_auc(labels.tolist(), scores.tolist())
+    assert auc(labels, scores) == pytest.approx(expected, abs=1e-15)
+    groups = generator.integers(0, 3, 400)
+    expected = reference.pairwise_gauc(labels, scores, groups, "impressions", "skip")
+    assert grouped_auc(labels, scores, groups) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_scores_of_every_size_and_sign(kind):
+    generator = np.random.default_rng(0)
+    exponents = generator.integers(-30, 30, 300).astype(kind)
+    scores = generator.choice([-1, 1], 300) * kind(10) ** exponents
+    scores[:4] = [np.inf, -np.inf, 0.0, -0.0]
+    labels = generator.random(300) < 0.5
+    expected = reference.pairwise_auc(labels.tolist(), scores.tolist())
+    assert auc(labels, scores) == pytest.approx(expected, abs=1e-15)
 
 
 @given(rows())

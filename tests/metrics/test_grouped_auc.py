@@ -68,20 +68,25 @@ def test_equals_scikit_learn_group_by_group(weighting):
     assert result == pytest.approx(total / mass, abs=1e-12)
 
 
-@given(rows(), st.randoms(use_true_random=False))
-def test_row_order_and_group_names_are_irrelevant(data, random):
-    labels, scores, groups, _ = data
-    expected = grouped_auc(labels, scores, groups)
+@pytest.mark.parametrize("weighted", [False, True])
+@given(data=rows(), random=st.randoms(use_true_random=False))
+def test_row_order_and_group_names_change_no_bit(weighted, data, random):
+    labels, scores, groups, weights = data
+    weights = weights if weighted else [1.0] * len(labels)
+    expected = grouped_auc(labels, scores, groups, weights=weights if weighted else None)
     order = list(range(len(labels)))
     random.shuffle(order)
-    names = dict(zip(range(-3, 4), random.sample(range(10**15), 7), strict=True))
-    shuffled = [[column[row] for row in order] for column in (labels, scores, groups)]
-    assert grouped_auc(*shuffled) == pytest.approx(expected, abs=1e-15)
-    renamed = [names[group] for group in groups]
-    assert grouped_auc(labels, scores, renamed) == pytest.approx(expected, abs=1e-15)
-    assert grouped_auc(labels, scores, [f"u{g}" for g in groups]) == pytest.approx(
-        expected, abs=1e-15
+    places = random.sample(range(10**18), 7)
+    names = {
+        group: 9 * place - 4 * 10**18 for group, place in zip(range(-3, 4), places, strict=True)
+    }
+    label, score, group, weight = (
+        [column[row] for row in order] for column in (labels, scores, groups, weights)
     )
+    weight = weight if weighted else None
+    assert grouped_auc(label, score, group, weights=weight) == expected
+    assert grouped_auc(label, score, [names[g] for g in group], weights=weight) == expected
+    assert grouped_auc(label, score, [f"u{names[g]}" for g in group], weights=weight) == expected
 
 
 @given(rows(), st.lists(st.integers(-3, 3), min_size=7, max_size=7))
@@ -108,6 +113,15 @@ def test_group_kinds(groups):
     result = grouped_auc([1, 0, 1, 0, 0], [0.9, 0.1, 0.3, 0.3, 0.8], groups)
     assert result == pytest.approx((2 * 1.0 + 3 * 0.25) / 5, abs=1e-15)
     assert type(result) is float
+
+
+@given(rows())
+def test_one_group_of_all_rows_is_the_plain_auc(data):
+    labels, scores, _, weights = data
+    everyone = [7] * len(labels)
+    assert group_aucs(labels, scores, everyone).auc.tolist() == [auc(labels, scores)]
+    weighted = group_aucs(labels, scores, everyone, weights=weights)
+    assert weighted.auc[0] == pytest.approx(auc(labels, scores, weights), abs=1e-14)
 
 
 def test_one_group_is_the_plain_auc():
@@ -155,7 +169,7 @@ def test_group_table():
     np.testing.assert_array_equal(table.auc, [np.nan, 1.0])
     np.testing.assert_array_equal(table.impressions, [1, 3])
     np.testing.assert_array_equal(table.positives, [0, 2])
-    assert table.first_row[0] == 2
+    assert table.group.tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +188,7 @@ def test_group_table():
         ({"groups": [1, 2, 3, 4]}, "groups must include one that counts, got 4 with one class"),
         (
             {"groups": [1, 1, 2, 3], "single_class": "raise"},
-            "groups must each contain both classes, got one class in the group of row 2",
+            "groups must each contain both classes, got one class in group 2",
         ),
         (
             {

@@ -204,3 +204,14 @@ RUN = {
 def test_bad_input_is_refused(runs, options, message):
     with pytest.raises(ValueError, match=message):
         paired_interval([PairedRun(**run) for run in runs], **options)
+
+
+def test_users_of_every_integer_kind_keep_their_names_between_runs():
+    users, labels = [2**60, 2**60, 2**60 + 1, 2**60 + 1], [0, 1, 0, 1]
+    treatment, control = [0.1, 0.9, 0.2, 0.8], [0.9, 0.1, 0.2, 0.8]
+    kinds = [np.array(users, kind) for kind in (np.uint64, np.int64)]
+    mixed = [PairedRun(users=u, labels=labels, treatment=treatment, control=control) for u in kinds]
+    plain = [mixed[1], mixed[1]]
+    for metric in ("auc", "gauc"):
+        found = paired_interval(mixed, metric=metric, draws=50)
+        assert found == paired_interval(plain, metric=metric, draws=50)
