@@ -7,15 +7,18 @@ Source: normalized entropy, He et al., Practical Lessons from Predicting Clicks 
 Facebook, ADKDD 2014, equation 1.
 Differs from the source: nothing; the base rate is the (weighted) one of the rows given.
 
-Shapes: ``[n]`` rows.
+Shapes: ``[n]`` rows, ``[b]`` rows of a block.
 """
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 
-from sidrank.metrics._columns import Column, label_column, probability_column, weight_column
+from sidrank.metrics._columns import Column
+from sidrank.metrics._forecasts import forecasts
 
-__all__ = ["log_loss", "normalized_entropy"]
+__all__ = ["log_loss", "normalized_entropy", "row_losses"]
 
 _CLIP = float(np.finfo(np.float64).eps)
 
@@ -47,12 +50,8 @@ def log_loss(
         >>> round(log_loss([0, 1], [0.5, 0.5]), 6)
         0.693147
     """
-    if not 0.0 < clip < 0.5:
-        raise ValueError(f"clip must be in (0, 0.5), got {clip}")
-    positive = label_column(labels)
-    probability = probability_column(probabilities, len(positive))
-    weight = weight_column(weights, len(positive))
-    return _mean_log_loss(positive, np.clip(probability, clip, 1.0 - clip), weight)
+    loss, positives, negatives = _sums(labels, probabilities, weights, clip)
+    return loss / (positives + negatives)
 
 
 def normalized_entropy(
@@ -76,20 +75,52 @@ def normalized_entropy(
         >>> normalized_entropy([0, 0, 0, 1], [0.25, 0.25, 0.25, 0.25])
         1.0
     """
-    loss = log_loss(labels, probabilities, weights, clip=clip)
-    positive = label_column(labels)
-    weight = weight_column(weights, len(positive))
-    base_rate = float(np.average(positive, weights=weight))
-    if not 0.0 < base_rate < 1.0:
-        raise ValueError(f"labels must contain both classes, got a base rate of {base_rate:g}")
-    return loss / _mean_log_loss(positive, np.full(len(positive), base_rate), weight)
+    loss, positives, negatives = _sums(labels, probabilities, weights, clip)
+    total = positives + negatives
+    if not (positives > 0.0 and negatives > 0.0):
+        raise ValueError(
+            f"labels must contain both classes, got a base rate of {positives / total:g}"
+        )
+    entropy = positives * math.log(total / positives) + negatives * math.log(total / negatives)
+    return loss / entropy
 
 
-def _mean_log_loss(
-    positive: npt.NDArray[np.bool_],
-    probability: npt.NDArray[np.float64],
-    weight: npt.NDArray[np.float64] | None,
-) -> float:
-    # log1p keeps the digits of a tiny probability that 1 - p would round away.
-    likelihood = np.where(positive, np.log(probability), np.log1p(-probability))
-    return max(0.0, -float(np.average(likelihood, weights=weight)))
+def row_losses(
+    positive: npt.NDArray[np.bool_], probability: npt.NDArray[np.float64], clip: float = _CLIP
+) -> npt.NDArray[np.float64]:
+    """Negative log likelihood of each row, in nats.
+
+    Args:
+        positive: Labels, shape ``[b]``.
+        probability: Probabilities, shape ``[b]``.
+        clip: As in :func:`log_loss`.
+
+    Returns:
+        Losses, shape ``[b]``, at least 0.
+    """
+    clipped = np.clip(probability, clip, 1.0 - clip)
+    # One logarithm a row. log1p keeps the digits of a tiny probability that 1 - p would lose.
+    losses = np.empty(len(clipped))
+    losses[positive] = np.log(clipped[positive])
+    negative = ~positive
+    losses[negative] = np.log1p(-clipped[negative])
+    return np.negative(losses, out=losses)
+
+
+def _sums(
+    labels: Column, probabilities: Column, weights: Column | None, clip: float
+) -> tuple[float, float, float]:
+    """Sum of the losses, weight of the positive rows and weight of the negative ones."""
+    if not 0.0 < clip < 0.5:
+        raise ValueError(f"clip must be in (0, 0.5), got {clip}")
+    rows = forecasts(labels, probabilities, weights)
+    sums = [
+        (
+            block.total(row_losses(block.positive, block.probability, clip)),
+            block.total(block.positive),
+            block.total(~block.positive),
+        )
+        for block in rows.blocks()
+    ]
+    loss, positives, negatives = map(math.fsum, zip(*sums, strict=True))
+    return loss, positives, negatives

@@ -38,6 +38,23 @@ def test_clipping_is_what_the_argument_says():
     assert log_loss([0, 1], [0.0, 1.0]) == pytest.approx(0.0, abs=1e-15)
 
 
+def test_tiny_losses_keep_their_digits_and_their_sign():
+    assert log_loss([0], [1e-18], clip=1e-20) == pytest.approx(1e-18, rel=1e-12, abs=0.0)
+    assert math.copysign(1.0, log_loss([1], [1.0], clip=1e-300)) == 1.0
+
+
+def test_many_blocks_add_up_and_row_order_is_irrelevant():
+    generator = np.random.default_rng(0)
+    probabilities = generator.random(700_000, dtype=np.float32)
+    labels = generator.random(700_000) < 0.1
+    expected = sklearn_log_loss(labels, probabilities.astype(np.float64))
+    assert log_loss(labels, probabilities) == pytest.approx(expected, rel=1e-13)
+    order = generator.permutation(700_000)
+    for metric in (log_loss, normalized_entropy):
+        shuffled = metric(labels[order], probabilities[order])
+        assert shuffled == pytest.approx(metric(labels, probabilities), rel=1e-14)
+
+
 def test_weights_are_copies():
     labels, probabilities, copies = [0, 1, 1], [0.2, 0.7, 0.4], [3, 0, 2]
     repeated = np.repeat(labels, copies), np.repeat(probabilities, copies)
