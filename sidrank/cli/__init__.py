@@ -1,4 +1,4 @@
-"""The command line: `sidrank doctor` and `sidrank demo`.
+"""The command line: `sidrank doctor`, `sidrank demo` and `sidrank evaluate`.
 
 `main` is the entry point. It imports what a command needs when that command runs: help appears at
 once, and `doctor` speaks even where typer, torch or TorchRec are missing or broken.

@@ -51,6 +51,41 @@ def demo(
         room.run(out=out, seeds=seeds, data=data, full=full)
 
 
+@app.command()
+def evaluate(
+    file: Annotated[
+        Path, typer.Argument(help="Parquet (a file or a folder of files), CSV or NPZ.")
+    ],
+    label: Annotated[str, typer.Option(help="Column of labels, 0 or 1.")],
+    score: Annotated[str, typer.Option(help="Column of scores; larger means likelier.")],
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Column of a second model's scores; differences are score − compare."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column of groups (users, requests) for GAUC.")
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option("--slice", help="Column to slice by (country, surface).")
+    ] = None,
+    weight: Annotated[str | None, typer.Option(help="Column of row weights.")] = None,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="Scores are logits: judge their sigmoid.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page (HTML) with plots.")] = None,
+) -> None:
+    """Say how good scores are: exact AUC, GAUC, calibration, slices, and a paired test."""
+    with _one_line_errors("evaluate", importing=True):
+        from sidrank.cli import evaluate as room
+        from sidrank.cli.evaluation_columns import Names
+    names = Names(
+        label=label, score=score, compare=compare, group=group, slices=slices, weight=weight
+    )
+    with _one_line_errors("evaluate"):
+        room.run(file, names, logits=logits, as_json=as_json, report=report)
+
+
 @contextmanager
 def _one_line_errors(command: str, *, importing: bool = False) -> Generator[None]:
     try:

@@ -30,13 +30,14 @@ DISTRIBUTIONS = (
     "pyre-extensions",
     "numpy",
     "safetensors",
+    "pyarrow",
     "typer",
     "rich",
     "tqdm",
     "scikit-learn",
     "matplotlib",
 )
-COMFORTS = ("typer", "rich", "tqdm", "scikit-learn", "matplotlib")
+COMFORTS = ("pyarrow", "typer", "rich", "tqdm", "scikit-learn", "matplotlib")
 # torch: (FBGEMM, TorchRec). sidrank is tested with 2.13; the next one follows the release train.
 RELEASE_TRAIN = {"2.13": ("1.8", "1.8"), "2.14": ("1.9", "1.9")}
 TESTED_TORCH = "2.13"

@@ -1,14 +1,12 @@
 """The report as one HTML page: style, plots and tables inside, nothing fetched from anywhere.
 
-A table scrolls inside its own box, so the page itself never scrolls sideways on a telephone.
 Everything that comes from the report is escaped.
 
 Shapes: the report is the tree described in :mod:`sidrank.demo.report`, already plain JSON.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
-from importlib import resources
 from typing import Any
 
 from sidrank.demo import wording as words
@@ -16,6 +14,7 @@ from sidrank.demo.findings import Finding, findings, headline, highlights, key_f
 from sidrank.demo.plots import code_usage, gain_by_frequency, gate_by_decile
 from sidrank.demo.wording import Report, Tone
 from sidrank.metrics import Interval
+from sidrank.pages import cards, document, figure, section, table
 
 __all__ = ["render"]
 
@@ -97,28 +96,24 @@ def render(report: Report) -> str:
         _sid(report.get("sid") or {}, found["sid"]),
         _environment(report.get("environment") or {}),
     ]
-    style = resources.files("sidrank.demo").joinpath("page.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(headline(report))}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n<main>\n{''.join(body)}</main>\n</body>\n</html>\n"
-    )
+    return document(headline(report), "".join(body))
 
 
 def _header(report: Report) -> str:
-    cards = "".join(
-        f'<div class="card {words.tone(interval)}"><span>{escape(label)}</span>'
-        f"<b>{words.signed(interval.mean)}</b>"
-        f"<span>[{words.signed(interval.low)}, {words.signed(interval.high)}]</span></div>"
+    shown = cards(
+        (
+            words.tone(interval),
+            label,
+            words.signed(interval.mean),
+            f"[{words.signed(interval.low)}, {words.signed(interval.high)}]",
+        )
         for label, interval in highlights(report)
     )
     facts = escape(_facts(report.get("settings") or {}))
     arms = "".join(f"<dt>{words.ARMS[arm]}</dt><dd>{text}</dd>" for arm, text in _ARMS.items())
     return (
         f'<header>\n<p class="facts">{facts}</p>\n<h1>{escape(headline(report))}.</h1>\n'
-        + (f'<div class="cards">{cards}</div>\n' if cards else "")
+        + shown
         + _findings(key_findings(report))
         + f"<details><summary>How to read this page</summary><p>{_READING}</p><dl>{arms}</dl>"
         + "</details>\n</header>\n"
@@ -161,7 +156,7 @@ def _split(name: str, split: Mapping[str, Any], found: list[Finding]) -> str:
         parts.append(_paired_table(split["paired"]))
     if split.get("arms"):
         parts.append(_arms_table(split["arms"]))
-    return _section(words.SPLITS[name], parts)
+    return section(words.SPLITS[name], parts)
 
 
 def _upgrade(upgrade: Mapping[str, Any], found: list[Finding]) -> str:
@@ -178,7 +173,7 @@ def _upgrade(upgrade: Mapping[str, Any], found: list[Finding]) -> str:
         parts.append(_paired_table(upgrade["paired"]))
     if upgrade.get("arms"):
         parts.append(_arms_table(upgrade["arms"]))
-    return _section("Upgrading a trained host", parts)
+    return section("Upgrading a trained host", parts)
 
 
 def _gate(gate: Mapping[str, Any], found: list[Finding]) -> str:
@@ -189,7 +184,7 @@ def _gate(gate: Mapping[str, Any], found: list[Finding]) -> str:
         " one pass in the order of time, a host that is not told how its items did, and SIDs that"
         " say what an item is like, not how good it is."
     )
-    return _section("The gate", [_beside(gate_by_decile(gate), caption, found)])
+    return section("The gate", [_beside(gate_by_decile(gate), caption, found)])
 
 
 def _sid(sid: Mapping[str, Any], found: list[Finding]) -> str:
@@ -203,8 +198,8 @@ def _sid(sid: Mapping[str, Any], found: list[Finding]) -> str:
         for key, label in _SID_ROWS.items()
         if sid.get(key) is not None
     ]
-    parts.append(_table(["Quality", "Value"], rows, "The semantic IDs"))
-    return _section("The semantic IDs", parts)
+    parts.append(table(["Quality", "Value"], rows, "The semantic IDs"))
+    return section("The semantic IDs", parts)
 
 
 def _environment(environment: Mapping[str, Any]) -> str:
@@ -213,19 +208,14 @@ def _environment(environment: Mapping[str, Any]) -> str:
     rows = [
         [key, f'<td class="text">{escape(_value(item))}</td>'] for key, item in environment.items()
     ]
-    return _section("Environment", [_table(["Name", "Value"], rows, "Where this ran")])
-
-
-def _section(title: str, parts: Iterable[str]) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{''.join(parts)}</section>\n"
+    return section("Environment", [table(["Name", "Value"], rows, "Where this ran")])
 
 
 def _beside(plot: str, caption: str, found: list[Finding]) -> str:
     """A plot and what it says; side by side where the screen is wide."""
     if not plot:
         return _findings(found)
-    figure = f"<figure>{plot}<figcaption>{escape(caption)}</figcaption></figure>"
-    return f'<div class="beside">{figure}<div>{_findings(found)}</div></div>\n'
+    return f'<div class="beside">{figure(plot, caption)}<div>{_findings(found)}</div></div>\n'
 
 
 def _paired_table(paired: Mapping[str, Mapping[str, Any]]) -> str:
@@ -238,7 +228,7 @@ def _paired_table(paired: Mapping[str, Mapping[str, Any]]) -> str:
         for pair, values in paired.items()
     ]
     header = ["Difference", *(words.METRICS.get(metric, metric) for metric in metrics)]
-    return _table(header, rows, "Paired differences, mean and joint 95% interval")
+    return table(header, rows, "Paired differences, mean and joint 95% interval")
 
 
 def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -251,7 +241,7 @@ def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> str:
         for arm in sorted(arms, key=_arm_place)
     ]
     header = ["Arm", *(words.METRICS.get(metric, metric) for metric in metrics)]
-    return _table(header, rows, "Every arm, means over seeds")
+    return table(header, rows, "Every arm, means over seeds")
 
 
 def _arm_place(arm: str) -> int:
@@ -273,19 +263,6 @@ def _interval_cell(interval: Interval | None) -> str:
     ends = f"[{words.signed(interval.low)}, {words.signed(interval.high)}]"
     mean = f"{_MARKS[kind]}{words.signed(interval.mean)}"
     return f'<td class="{kind}">{mean}<small>{ends}</small></td>'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    """A table in its own scrolling box; a row is its name and finished cells."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>\n' for name, *cells in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f"<table><caption>{escape(caption)}</caption>\n"
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
-    )
 
 
 def _label(key: str) -> str:

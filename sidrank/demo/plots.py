@@ -7,8 +7,6 @@ font.
 Shapes: ``K`` codes in a codebook, ten exposure deciles, any number of frequency buckets.
 """
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,30 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from sidrank.demo.wording import ARMS, finite, read_interval, signed
+from sidrank.pages.drawing import COLORS, INK, MARKERS, STYLE, svg
 
 __all__ = ["code_usage", "gain_by_frequency", "gate_by_decile"]
-
-# Told apart by the colour-blind, and readable on white and on black; shapes differ as well.
-_COLORS = ("#2f7ed8", "#e07b00", "#8a63d2", "#1a9a6c")
-_MARKERS = ("o", "s", "D", "^")
-_INK = "#123456"  # stands for the page's text colour until the SVG is finished
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sidrank",  # the same report gives the same bytes
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#80808055",
-    "legend.frameon": False,
-}
 
 
 def gain_by_frequency(by_frequency: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -54,7 +31,7 @@ def gain_by_frequency(by_frequency: Mapping[str, Sequence[Mapping[str, Any]]]) -
     Returns:
         An ``<svg>`` element.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 3.1), layout="constrained")
         axes = figure.subplots()
         names: list[str] = []
@@ -68,19 +45,19 @@ def gain_by_frequency(by_frequency: Mapping[str, Sequence[Mapping[str, Any]]]) -
                 [place for place, _ in shown],
                 means,
                 yerr=np.abs(ends.reshape(-1, 2).T - means),
-                fmt=_MARKERS[index % 4],
-                color=_COLORS[index % 4],
+                fmt=MARKERS[index % 4],
+                color=COLORS[index % 4],
                 capsize=3,
                 label=ARMS.get(pair.partition("_vs_")[0], pair),
             )
             names = names or [f"{row['bucket']}\n{_short(row.get('rows'))}" for row in buckets]
-        axes.axhline(0, color=_INK, linewidth=1)
+        axes.axhline(0, color=INK, linewidth=1)
         axes.set_xticks(range(len(names)), names)
         axes.set_xlabel("training rows of the item; below: test rows")
         axes.set_ylabel("AUC minus the host's")
         axes.yaxis.set_major_formatter(FuncFormatter(_signed_tick))
         figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
-        return _svg(figure, "AUC gain over the host by item frequency")
+        return svg(figure, "AUC gain over the host by item frequency")
 
 
 def gate_by_decile(gate: Mapping[str, Any]) -> str:
@@ -93,7 +70,7 @@ def gate_by_decile(gate: Mapping[str, Any]) -> str:
         An ``<svg>`` element.
     """
     names = {"true": "true statistics", "shuffled": "shuffled statistics"}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 2.8), layout="constrained")
         axes = figure.subplots()
         for index, (key, name) in enumerate(names.items()):
@@ -102,8 +79,8 @@ def gate_by_decile(gate: Mapping[str, Any]) -> str:
             axes.plot(
                 range(1, len(gate[key]) + 1),
                 np.array(gate[key], dtype=float),
-                marker=_MARKERS[index],
-                color=_COLORS[index],
+                marker=MARKERS[index],
+                color=COLORS[index],
                 linestyle=("-", "--")[index],
                 label=name,
             )
@@ -111,7 +88,7 @@ def gate_by_decile(gate: Mapping[str, Any]) -> str:
         axes.set_xlabel("exposure decile (1 = rarest items)")
         axes.set_ylabel("mean gate (1 = hash ID)")
         figure.legend(loc="outside upper left", ncols=2)
-        return _svg(figure, "Mean gate by exposure decile")
+        return svg(figure, "Mean gate by exposure decile")
 
 
 def code_usage(usage: Sequence[Sequence[float]]) -> str:
@@ -123,7 +100,7 @@ def code_usage(usage: Sequence[Sequence[float]]) -> str:
     Returns:
         An ``<svg>`` element.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 2.8), layout="constrained")
         axes = figure.subplots()
         for level, counts in enumerate(usage):
@@ -132,7 +109,7 @@ def code_usage(usage: Sequence[Sequence[float]]) -> str:
                 np.arange(1, len(ordered) + 1),
                 ordered,
                 where="mid",
-                color=_COLORS[level % 4],
+                color=COLORS[level % 4],
                 linestyle=("-", "--", "-.", ":")[level % 4],
                 label=f"level {level + 1}",
             )
@@ -140,19 +117,7 @@ def code_usage(usage: Sequence[Sequence[float]]) -> str:
         axes.set_xlabel("codes, most used first")
         axes.set_ylabel("items per code")
         figure.legend(loc="outside upper left", ncols=4)
-        return _svg(figure, "Items per code at each level")
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """Render without a fixed size, without metadata and without a link to anywhere."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", text)
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', text, count=1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1).strip()
+        return svg(figure, "Items per code at each level")
 
 
 def _short(rows: object) -> str:

@@ -18,8 +18,6 @@ Every part may be absent and is then left out of the page:
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -29,6 +27,7 @@ from torch import Tensor
 
 from sidrank.demo.page import render
 from sidrank.demo.wording import Report
+from sidrank.pages import write_whole
 
 __all__ = ["write_report"]
 
@@ -53,7 +52,7 @@ def write_report(report: Report, out: Path) -> tuple[Path, Path]:
     page = render(clean)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    return _replace(out / "report.json", text), _replace(out / "report.html", page)
+    return write_whole(out / "report.json", text), write_whole(out / "report.html", page)
 
 
 def _plain(value: object, where: str) -> object:
@@ -72,17 +71,3 @@ def _plain(value: object, where: str) -> object:
     if value is None or isinstance(value, str | int):
         return value
     raise TypeError(f"{where} must be what JSON can hold, got {type(value).__name__}")
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Put a whole file in place of an old one, or leave the old one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner reads
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return path
