@@ -17,7 +17,7 @@ release = metadata.version("sidrank")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["build"]
+exclude_patterns = ["build", "measured"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
