@@ -136,6 +136,8 @@ def _check_place(report: Path, source: Path) -> None:
     """Refuse a place that cannot take the page before an hour is spent on reading."""
     if report.is_dir():
         raise ValueError(f"report must be a file, got the folder {report}")
+    if report.exists() and not report.is_file():
+        raise ValueError(f"report must be a file, got the device or pipe {report}")
     if not report.parent.is_dir():
         raise ValueError(f"report must lie in a folder that exists, got {report}")
     if report.exists() and source.exists() and report.samefile(source):

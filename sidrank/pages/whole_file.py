@@ -14,10 +14,10 @@ def write_whole(path: Path, text: str) -> Path:
     """Put a whole file in place of an old one, or leave the old one.
 
     The text goes to a file of another name in the same folder, is handed to the disk and renamed:
-    a reader never meets half of it, and a full disk leaves nothing behind.
+    a reader never meets half of it, and a full disk leaves nothing behind. A link stays a link.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file, new or to be replaced; its folder must exist.
         text: What it shall hold.
 
     Returns:
@@ -25,7 +25,11 @@ def write_whole(path: Path, text: str) -> Path:
 
     Raises:
         OSError: If it cannot be written.
+        ValueError: If a folder, a device or a pipe has that name: renaming would replace it.
     """
+    given, path = path, path.resolve()
+    if path.exists() and not path.is_file():
+        raise ValueError(f"path must be a file, got {given}, which is something else")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -37,4 +41,4 @@ def write_whole(path: Path, text: str) -> Path:
     except BaseException:
         os.unlink(name)
         raise
-    return path
+    return given

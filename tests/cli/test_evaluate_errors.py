@@ -152,6 +152,12 @@ class TestReport:
         refused(
             tmp_path / "broken.parquet", "report must be a file, got the folder", report=tmp_path
         )
+        os.mkfifo(tmp_path / "pipe")
+        refused(
+            tmp_path / "broken.parquet",
+            "report must be a file, got the device or pipe",
+            report=tmp_path / "pipe",
+        )
         nowhere = tmp_path / "no" / "report.html"
         refused(tmp_path / "broken.parquet", "report must lie in a folder", report=nowhere)
 

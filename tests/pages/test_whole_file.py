@@ -1,3 +1,4 @@
+import os
 import stat
 
 import pytest
@@ -27,3 +28,22 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_folder_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_whole(tmp_path / "nowhere" / "page.html", "")
+
+
+def test_a_link_stays_a_link(tmp_path):
+    path, link = tmp_path / "page.html", tmp_path / "link.html"
+    path.write_text("old")
+    link.symlink_to(path)
+    assert write_whole(link, "new") == link
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, tmp_path):
+        with pytest.raises(ValueError, match=r"path must be a file, got .* something else"):
+            write_whole(place, "")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
