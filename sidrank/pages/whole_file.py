@@ -24,12 +24,12 @@ def write_whole(path: Path, text: str) -> Path:
         ``path``.
 
     Raises:
-        OSError: If it cannot be written.
-        ValueError: If a folder, a device or a pipe has that name: renaming would replace it.
+        OSError: If it cannot be written, or a folder, a device or a pipe has that name, which
+            renaming would replace.
     """
     given, path = path, path.resolve()
     if path.exists() and not path.is_file():
-        raise ValueError(f"path must be a file, got {given}, which is something else")
+        raise FileExistsError(f"path must be a file, got {given}, which is something else")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
