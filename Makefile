@@ -8,6 +8,7 @@ TORCH := torch==2.13.0
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv/.peers-installed
 # the first of these that is Python 3.11 or newer; PYTHON=... names the only one
 PYTHON ?= python3 python3.11 python3.12 python3.13
 
@@ -58,12 +59,19 @@ check: $(STAMP)
 	$(BIN)/sphinx-build -W --keep-going -n -q -E docs build/docs
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)
+$(PEERS): requirements-bench.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-bench.txt
+	@touch $@
+
+bench: $(PEERS)
+	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.metrics_memory
 	$(BIN)/python -m benchmarks.sid_lookup
 	$(BIN)/python -m benchmarks.hybrid_step
 	$(BIN)/python -m benchmarks.page
 
 claims: $(STAMP)
+	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.picture
 

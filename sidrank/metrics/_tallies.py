@@ -60,6 +60,8 @@ class Tally:
         Args:
             keys: Keys of 32 or 64 bits in any order; the array is kept, not copied.
         """
+        if len(keys) == 0:
+            return
         self.total += len(keys)
         self._buffer.append(keys)
         self._buffered += len(keys)

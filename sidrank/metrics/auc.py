@@ -29,7 +29,7 @@ from sidrank.metrics._words import Positives, row_blocks, sort, stable_order, wh
 
 __all__ = ["auc"]
 
-_PIECE = 1 << 24  # rows sorted at a time: bounds the memory that a radix sort takes
+_PIECE = 1 << 25  # rows sorted at a time: bounds the memory that a radix sort takes
 
 
 def auc(labels: Column, scores: Column, weights: Column | None = None) -> float:
@@ -134,7 +134,7 @@ def _piece_ends(keys: Keys) -> list[int]:
         ends |= {place * quarter - 1 for place in (1, 2, 3)}
     if len(keys) > _PIECE:
         sample = np.sort(keys[:: max(1, len(keys) // 16384)])
-        step = max(1, len(sample) * _PIECE // len(keys) // 2)
+        step = max(1, 3 * len(sample) * _PIECE // len(keys) // 4)
         ends |= set(sample[::step].tolist())
         # A value with very many rows gets a piece of its own, which needs no sort.
         value, count = np.unique(sample, return_counts=True)
