@@ -51,7 +51,7 @@ class SliceMetrics(NamedTuple):
     """One entry per slice that has a row of positive weight, in the order of the slices."""
 
     name: npt.NDArray[Any]
-    """The slice: the caller's integer or string, shape ``[S]``."""
+    """Each slice, the caller's integer or string, shape ``[S]``."""
     rows: npt.NDArray[np.int64]
     """Rows with a positive weight, shape ``[S]``."""
     positives: npt.NDArray[np.int64]
