@@ -1,5 +1,6 @@
 """Slow, obvious definitions that the library must equal: loops, dictionaries, nothing of ours."""
 
+import itertools
 import math
 
 
@@ -196,3 +197,138 @@ def newest_before(events, queries, count):
         newest = [place for _, place in sorted(earlier, reverse=True)][:count]
         answers.append(newest + [-1] * (count - len(newest)))
     return answers
+
+
+def prefix_tree(items):
+    """From each prefix to its next codes and its items; items maps an id to its codes."""
+    tree = {(): (set(), [])}
+    for item, codes in items.items():
+        for length in range(len(codes) + 1):
+            following, below = tree.setdefault(tuple(codes[:length]), (set(), []))
+            below.append(item)
+            if length < len(codes):
+                following.add(codes[length])
+    return tree
+
+
+def gini(counts):
+    """Mean absolute difference of two counts drawn with replacement, over twice their mean."""
+    differences = [abs(a - b) for a in counts for b in counts]
+    return sum(differences) / len(differences) / (2 * sum(counts) / len(counts))
+
+
+def shared_neighbours(near, other, query, k):
+    """Expected share of one list of neighbours in another, all ways to break ties alike.
+
+    ``near`` and ``other`` are distances of two rows; a list is any k rows of which none is
+    further than a row left out.
+    """
+    rows = range(len(near))
+    lists = []
+    for distances in (near, other):
+        others = [row for row in rows if row != query]
+        valid = [
+            set(chosen)
+            for chosen in itertools.combinations(others, k)
+            if all(
+                distances[query][row] <= distances[query][left]
+                for row in chosen
+                for left in set(others) - set(chosen)
+            )
+        ]
+        lists.append(valid)
+    shares = [len(a & b) / k for a in lists[0] for b in lists[1]]
+    return sum(shares) / len(shares)
+
+
+def jensen_shannon(first, second):
+    """Divergence in bits of the values of two lists."""
+    total = 0.0
+    for code in {*first, *second}:
+        p, q = first.count(code) / len(first), second.count(code) / len(second)
+        for share in (p, q):
+            if share > 0:
+                total += share / 2 * math.log2(share / ((p + q) / 2))
+    return total
+
+
+def codes_as_of(events, item, time, time_to_live):
+    """Codes of the newest event of an item at or before a time; events (item, time, codes)."""
+    past = [(when, codes) for owner, when, codes in events if owner == item and when <= time]
+    if not past:
+        return None
+    when, codes = max(past)
+    return codes if time_to_live is None or time - when < time_to_live else None
+
+
+def fsq_code(projected, medians, scales, bins):
+    """Digits min(L - 1, floor(L * sigmoid(z))) of one row, read as one mixed-radix number."""
+    code = 0
+    for value, median, scale, size in zip(projected, medians, scales, bins, strict=True):
+        share = 1 / (1 + math.exp(-(value - median) / scale))
+        code = code * size + min(size - 1, math.floor(size * share))
+    return code
+
+
+def next_nearest(published, proposed, distances, capacity):
+    """Last codes with room for each item, in the order (distance to the proposed code, id).
+
+    ``published`` is a list of SIDs; ``proposed`` and ``distances`` have one entry per id.
+    """
+    held, placed, moving = {}, {}, []
+    for sid in published:
+        held[sid] = held.get(sid, 0) + 1
+    for _, item in sorted((distances[item][sid[-1]], item) for item, sid in proposed.items()):
+        sid = proposed[item]
+        if held.get(sid, 0) < capacity:
+            held[sid] = held.get(sid, 0) + 1
+            placed[item] = sid
+        else:
+            moving.append(item)
+    unresolved = []
+    for item in moving:
+        options = [
+            (far, last)
+            for last, far in enumerate(distances[item])
+            if held.get((*proposed[item][:-1], last), 0) < capacity and far < math.inf
+        ]
+        placed[item] = (*proposed[item][:-1], min(options)[1]) if options else proposed[item]
+        if options:
+            held[placed[item]] = held.get(placed[item], 0) + 1
+        else:
+            unresolved.append(item)
+    return placed, sorted(unresolved)
+
+
+def cosine(a, b):
+    """Cosine of two vectors; 0 if one of them is zero."""
+    lengths = math.sqrt(sum(v * v for v in a)) * math.sqrt(sum(v * v for v in b))
+    return sum(v * w for v, w in zip(a, b, strict=True)) / lengths if lengths > 0 else 0.0
+
+
+def cohesion(vectors, weights, minus_between):
+    """Mean cosine of two items within a code, averaged over codes; weights[item][code]."""
+    items = range(len(vectors))
+    inside = {}
+    across = [0.0, 0.0]
+    for i in items:
+        for j in items:
+            for code_i, weight_i in enumerate(weights[i]):
+                for code_j, weight_j in enumerate(weights[j]):
+                    if i == j or weight_i * weight_j == 0:
+                        continue
+                    into = inside.setdefault(code_i, [0.0, 0.0]) if code_i == code_j else across
+                    into[0] += weight_i * weight_j * cosine(vectors[i], vectors[j])
+                    into[1] += weight_i * weight_j
+    if not inside or (minus_between and across[1] == 0):
+        return math.nan
+    within = sum(total / mass for total, mass in inside.values()) / len(inside)
+    return within - across[0] / across[1] if minus_between else within
+
+
+def discrimination(vectors, pairs):
+    """Mean cosine of the pairs minus that of all pairs of different items."""
+    items = range(len(vectors))
+    together = [cosine(vectors[i], vectors[j]) for i, j in pairs]
+    any_two = [cosine(vectors[i], vectors[j]) for i in items for j in items if i != j]
+    return sum(together) / len(together) - sum(any_two) / len(any_two)

@@ -2,12 +2,13 @@
 
 Papers disagree on what "collision rate" means, so each definition has a name of its own.
 Collisions alone can be gamed (random codes on the last level collide least), so read them
-beside the reconstruction error.
+beside the reconstruction error and the neighbour recall, which random codes do not improve.
 
-Shapes: ``V`` items, ``N`` levels, ``D`` width of a vector.
+Shapes: ``V`` items, ``N`` levels, ``D`` width of a vector, ``P`` pairs.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sidrank.semantic_ids.cohesion import preference_discrimination, semantic_cohesion
+from sidrank.semantic_ids.neighbours import query_recalls
+from sidrank.semantic_ids.prefixes import number_prefixes
+from sidrank.semantic_ids.purity import SIDPurity, prefix_purity
 from sidrank.semantic_ids.table import SIDTable
 from sidrank.semantic_ids.tokenizer import FittedTokenizer
 
@@ -22,6 +27,8 @@ __all__ = ["SIDQuality", "quality"]
 
 _BLOCK = 1 << 16
 _EPSILON = 1e-12
+_QUERIES = 1000  # of the neighbour recall
+_PROMISED = 12  # the first attributes of SIDQuality: the keys of `sidrank inspect --json`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,18 @@ class SIDQuality:
         perplexity: Exponential of the entropy of the codes in use, per level.
         reconstruction_error: ``mse``, the mean of ``(x - y)**2`` over items and dimensions,
             and ``relative``, the mean of ``|x - y| / max(|x|, |y|)``; None without vectors.
+        items_per_colliding_sid: Mean number of items of the SIDs that have more than one
+            ("EdgeNum"); None if there is no collision.
+        gini: Gini coefficient of the use of all codes, per level: 0 if all are used alike,
+            ``1 - 1/K`` if one takes all.
+        neighbour_recall: ``k``; recall by rebuilt vectors (``by_vector``) and by common prefix
+            (``by_prefix``), each with its ``_error``, the standard error of sampling queries;
+            and ``chance``, the recall of codes that mean nothing. None without vectors.
+        purity: Agreement of prefixes with categories; None without categories.
+        semantic_cohesion: Mean cosine of items that share a prefix, per level; None for a
+            level where no two do. None without vectors.
+        preference_discrimination: Mean cosine of the rebuilt vectors of pairs, less that of
+            any two items; None without pairs.
     """
 
     items: int
@@ -56,15 +75,28 @@ class SIDQuality:
     utilisation: tuple[float, ...]
     perplexity: tuple[float, ...]
     reconstruction_error: dict[str, float] | None
+    items_per_colliding_sid: float | None
+    gini: tuple[float, ...]
+    neighbour_recall: dict[str, float] | None
+    purity: SIDPurity | None
+    semantic_cohesion: tuple[float | None, ...] | None
+    preference_discrimination: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, *, complete: bool = False) -> dict[str, Any]:
         """Return the figures as JSON can hold them.
+
+        Args:
+            complete: All attributes; otherwise those up to ``reconstruction_error``, which are
+                the keys that ``sidrank inspect --json`` promises.
 
         Returns:
             One entry per attribute, tuples as lists.
         """
-        fields = asdict(self)
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+        names = [field.name for field in fields(self)]
+        found = {name: getattr(self, name) for name in names[: None if complete else _PROMISED]}
+        if complete and self.purity is not None:
+            found["purity"] = self.purity.to_dict()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
 
 
 def quality(
@@ -72,21 +104,33 @@ def quality(
     *,
     vectors: Tensor | NDArray[Any] | None = None,
     tokenizer: FittedTokenizer | None = None,
+    categories: Tensor | NDArray[Any] | None = None,
+    pairs: Tensor | NDArray[Any] | None = None,
+    neighbours: int = 10,
 ) -> SIDQuality:
     """Measure the codes of a table.
 
+    Whatever comes per item is in the order of ``table.item_ids``, which is sorted, and not in
+    the order in which the table was given its items.
+
     Args:
         table: The codes.
-        vectors: Vectors of the items, shape ``[V, D]``, in the order of ``table.item_ids``,
-            which is sorted, and not in the order in which the table was given its items.
+        vectors: Vectors of the items, shape ``[V, D]``.
         tokenizer: The fitted tokenizer that made the codes; needed with ``vectors``.
+        categories: Integers or strings, one for each item, shape ``[V]``, or one for each item
+            and level, shape ``[V, N]``, coarse to fine.
+        pairs: Co-engaged items as rows of ``table.item_ids``, shape ``[P, 2]``; needs
+            ``vectors`` and ``tokenizer``.
+        neighbours: ``k`` of the neighbour recall, at most ``V - 1`` of them. It is measured on
+            a fixed sample of 1000 items, against all; 0 leaves it out.
 
     Returns:
-        The figures.
+        The figures; None for what was not measured.
 
     Raises:
         ValueError: If the table is empty, if only one of ``vectors`` and ``tokenizer`` is
-            given, or if the shape of ``vectors`` does not fit.
+            given, if ``pairs`` come without them, if ``neighbours`` is negative, or if a shape
+            or a vector does not fit.
 
     Example:
         >>> from sidrank.semantic_ids import SIDSpec
@@ -99,36 +143,45 @@ def quality(
         raise ValueError("table must hold at least one item, got 0")
     if (vectors is None) != (tokenizer is None):
         raise ValueError("vectors and tokenizer must be given together, got one of them")
-    counts = _bucket_sizes(table.codes)
+    if pairs is not None and vectors is None:
+        raise ValueError("pairs must come with vectors and tokenizer, got neither")
+    if neighbours < 0:
+        raise ValueError(f"neighbours must be at least 0, got {neighbours}")
+    prefixes = number_prefixes(table.codes)
+    counts = np.bincount(prefixes[-1])
+    shared = counts[counts > 1]
     uniqueness = len(counts) / len(table)
     used = [np.unique(level, return_counts=True)[1] for level in table.codes.T]
     sizes = table.spec.codebook_sizes
-    error = None
+    error = recall = cohesion = discrimination = None
     if vectors is not None and tokenizer is not None:
         if not isinstance(vectors, Tensor):  # torch warns of read-only arrays
             vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
-        error = _reconstruction_error(table, vectors, tokenizer)
+        rebuilt, error = _reconstruction(table, vectors.detach(), tokenizer)
+        recall = _recall(vectors, table.codes, rebuilt, min(neighbours, len(table) - 1))
+        cohesion = tuple(_cohesion(vectors.detach(), level) for level in prefixes)
+        if pairs is not None:
+            discrimination = float(preference_discrimination(rebuilt, pairs))
     return SIDQuality(
         items=len(table),
         levels=sizes,
         version=table.version,
         parent=table.parent,
         hash=table.content_hash,
-        items_in_collision=float(counts[counts > 1].sum()) / len(table),
+        items_in_collision=float(shared.sum()) / len(table),
         excess=1 - uniqueness,
         uniqueness=uniqueness,
         largest_bucket=int(counts.max()),
         utilisation=tuple(len(level) / size for level, size in zip(used, sizes, strict=True)),
         perplexity=tuple(_perplexity(level) for level in used),
         reconstruction_error=error,
+        items_per_colliding_sid=float(shared.mean()) if len(shared) else None,
+        gini=tuple(_gini(level, size) for level, size in zip(used, sizes, strict=True)),
+        neighbour_recall=recall,
+        purity=None if categories is None else prefix_purity(table.codes, categories),
+        semantic_cohesion=cohesion,
+        preference_discrimination=discrimination,
     )
-
-
-def _bucket_sizes(codes: NDArray[np.int32]) -> NDArray[np.integer]:
-    """Sizes of the groups of equal rows."""
-    ordered = codes[np.lexsort(codes.T)]
-    starts = np.flatnonzero((ordered[1:] != ordered[:-1]).any(axis=1)) + 1
-    return np.diff(np.concatenate([[0], starts, [len(codes)]]))
 
 
 def _perplexity(counts: NDArray[np.integer]) -> float:
@@ -136,19 +189,69 @@ def _perplexity(counts: NDArray[np.integer]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _reconstruction_error(
+def _gini(counts: NDArray[np.integer], size: int) -> float:
+    """Gini coefficient of the counts of used codes and of as many zeros as ``size`` takes."""
+    ordered = np.sort(counts).astype(np.float64)
+    rank = np.arange(size - len(ordered) + 1, size + 1)
+    return float(((2 * rank - size - 1) * ordered).sum() / (size * ordered.sum()))
+
+
+def _reconstruction(
     table: SIDTable, vectors: Tensor, tokenizer: FittedTokenizer
-) -> dict[str, float]:
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the rebuilt vectors and how far they are from the vectors."""
     if vectors.dim() != 2 or len(vectors) != len(table) or vectors.shape[1] == 0:
         raise ValueError(f"vectors must have shape [{len(table)}, D], got {list(vectors.shape)}")
     squared = relative = 0.0
+    rebuilt: list[Tensor] = []
     for start in range(0, len(table), _BLOCK):
         codes = torch.from_numpy(table.codes[start : start + _BLOCK].copy())
-        x = vectors[start : start + _BLOCK].detach().cpu().double()
-        y = tokenizer.decode(codes).double()
+        rebuilt.append(tokenizer.decode(codes).detach())
+        x, y = vectors[start : start + _BLOCK].cpu().double(), rebuilt[-1].cpu().double()
         if y.shape != x.shape:
             raise ValueError(f"vectors must have width {y.shape[1]}, got {x.shape[1]}")
         error = (x - y).abs()
         squared += float(error.square().sum())
         relative += float((error / (torch.maximum(x.abs(), y.abs()) + _EPSILON)).sum())
-    return {"mse": squared / vectors.numel(), "relative": relative / vectors.numel()}
+    size = vectors.numel()
+    return torch.cat(rebuilt), {"mse": squared / size, "relative": relative / size}
+
+
+def _recall(
+    vectors: Tensor, codes: NDArray[np.int32], rebuilt: Tensor, k: int
+) -> dict[str, float] | None:
+    if k == 0:
+        return None
+    recalls = query_recalls(vectors, [rebuilt, codes], k=k, sample=_QUERIES)
+    queries = recalls.shape[1]
+    # of a sample without replacement: nothing is left to chance if all items are queries
+    left_out = 1 - queries / len(codes)
+    errors = np.sqrt(recalls.var(axis=1) / max(queries - 1, 1) * left_out)
+    return {
+        "k": k,
+        "chance": k / (len(codes) - 1),
+        "by_vector": float(recalls[0].mean()),
+        "by_vector_error": float(errors[0]),
+        "by_prefix": float(recalls[1].mean()),
+        "by_prefix_error": float(errors[1]),
+    }
+
+
+def _cohesion(vectors: Tensor, prefix: NDArray[np.int64]) -> float | None:
+    """Semantic cohesion of the items that share a prefix, a block of whole prefixes at a time."""
+    order = np.argsort(prefix, kind="stable")
+    order = order[np.bincount(prefix)[prefix[order]] > 1]
+    if len(order) == 0:
+        return None
+    starts = np.flatnonzero(np.diff(prefix[order], prepend=-1))
+    # the first prefix of each block, and the end
+    cuts = np.searchsorted(starts, np.arange(0, len(order), _BLOCK))
+    cuts = np.append(np.unique(cuts[cuts < len(starts)]), len(starts))
+    ends = np.append(starts, len(order))
+    total = 0.0
+    for first, last in pairwise(cuts.tolist()):
+        rows = order[ends[first] : ends[last]]
+        members = vectors[torch.from_numpy(rows).to(vectors.device)]
+        codes = torch.from_numpy(prefix[rows]).to(vectors.device)
+        total += float(semantic_cohesion(members, codes)) * (last - first)
+    return total / len(starts)
