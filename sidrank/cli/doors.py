@@ -13,7 +13,16 @@ from collections.abc import Callable
 
 __all__ = ["DOORS", "TORCH_ONLY_ROOMS", "evaluation", "planner", "torch_only", "torchrec"]
 
-TORCH_ONLY_ROOMS = ("data", "layers", "metrics", "semantic_ids", "tokenizers")
+TORCH_ONLY_ROOMS = (
+    "data",
+    "layers",
+    "losses",
+    "metrics",
+    "semantic_ids",
+    "sequences",
+    "tokenizers",
+    "towers",
+)
 
 
 def torch_only() -> dict[str, str | None]:

@@ -1,6 +1,21 @@
-"""Dense blocks that several rooms share: gates and fusion of embeddings. Torch only."""
+"""Dense blocks that several rooms share: gates, fusion, merging, attention. Torch only."""
 
+from sidrank.layers.cross_attention import CrossAttention
 from sidrank.layers.gates import ConvexGate, ResidualGate
 from sidrank.layers.resolution_attention import ResolutionAttention
+from sidrank.layers.semi_causal_ntp import SemiCausalNTPHead
+from sidrank.layers.soft_discretization import SoftDiscretization
+from sidrank.layers.task_token import TaskConditionedBOS, TaskGate
+from sidrank.layers.token_merger import TokenMerger
 
-__all__ = ["ConvexGate", "ResidualGate", "ResolutionAttention"]
+__all__ = [
+    "ConvexGate",
+    "CrossAttention",
+    "ResidualGate",
+    "ResolutionAttention",
+    "SemiCausalNTPHead",
+    "SoftDiscretization",
+    "TaskConditionedBOS",
+    "TaskGate",
+    "TokenMerger",
+]
