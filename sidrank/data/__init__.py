@@ -2,17 +2,24 @@
 
 from sidrank.data.as_of import AsOfLog
 from sidrank.data.columns import Batch, Text, TextIndex
+from sidrank.data.exposure_statistics import ExposureStatistics, refuse_future_statistics
 from sidrank.data.movielens import MovieLens, find_recbole_files, read_movielens
+from sidrank.data.planted import PlantedLog, PlantedSettings, plant_log
 from sidrank.data.rows import RowFile, open_rows
 
 __all__ = [
     "AsOfLog",
     "Batch",
+    "ExposureStatistics",
     "MovieLens",
+    "PlantedLog",
+    "PlantedSettings",
     "RowFile",
     "Text",
     "TextIndex",
     "find_recbole_files",
     "open_rows",
+    "plant_log",
     "read_movielens",
+    "refuse_future_statistics",
 ]

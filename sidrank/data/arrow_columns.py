@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from sidrank.data.columns import Keys, Numbers, Text, column_error
 
-__all__ = ["as_keys", "as_numbers", "is_key", "is_number", "parse_numbers"]
+__all__ = ["as_keys", "as_numbers", "is_key", "is_number", "parse_numbers", "refuse_nulls"]
 
 _TEXT = (
     pa.types.is_string,
@@ -64,7 +64,7 @@ def as_numbers(array: Any, path: Path, column: str, start: int) -> Numbers:
     Raises:
         ValueError: If a value is missing.
     """
-    _no_nulls(array, path, column, start)
+    refuse_nulls(array, path, column, start)
     return array.cast(_plain(array.type)).to_numpy(zero_copy_only=False)
 
 
@@ -83,7 +83,7 @@ def as_keys(array: Any, path: Path, column: str, start: int) -> Keys:
     Raises:
         ValueError: If a value is missing or is not UTF-8.
     """
-    _no_nulls(array, path, column, start)
+    refuse_nulls(array, path, column, start)
     plain = array.cast(_plain(array.type))
     if not _is_text(plain.type):
         return plain.to_numpy(zero_copy_only=False)
@@ -111,7 +111,7 @@ def parse_numbers(array: Any, path: Path, column: str, start: int) -> Numbers:
     Raises:
         ValueError: If a value is missing or is no number.
     """
-    _no_nulls(array, path, column, start)
+    refuse_nulls(array, path, column, start)
     parsed = _parse(array)
     if parsed is None:
         good, bad = 0, len(array)  # array[:good] parses, array[:bad] does not
@@ -122,6 +122,23 @@ def parse_numbers(array: Any, path: Path, column: str, start: int) -> Numbers:
             path, column, "must hold numbers", repr(array[good].as_py()), start + good
         )
     return parsed
+
+
+def refuse_nulls(array: Any, path: Path, column: str, start: int) -> None:
+    """Refuse a missing value.
+
+    Args:
+        array: An Arrow array, ``n`` long.
+        path: Its file, for the message.
+        column: Its column, for the message.
+        start: Row of the file that its first value is, for the message.
+
+    Raises:
+        ValueError: If a value is missing.
+    """
+    if array.null_count:
+        row = pc.index(array.is_null(), pa.scalar(True)).as_py()
+        raise column_error(path, column, "must not be missing", "null", start + row)
 
 
 def _parse(array: Any) -> Numbers | None:
@@ -140,12 +157,6 @@ def _plain(kind: Any) -> Any:
 
 def _is_text(kind: Any) -> bool:
     return any(test(kind) for test in _TEXT)
-
-
-def _no_nulls(array: Any, path: Path, column: str, start: int) -> None:
-    if array.null_count:
-        row = pc.index(array.is_null(), pa.scalar(True)).as_py()
-        raise column_error(path, column, "must not be missing", "null", start + row)
 
 
 def _strings(array: Any) -> list[str]:

@@ -4,7 +4,7 @@ Numbers are numpy arrays in the type that the file stores. Keys (users, countrie
 is only compared) are integers, or text as small codes into a list of names: 100 million rows of
 user names cost 4 bytes a row and the distinct names, once.
 
-Shapes: ``[n]`` rows of one batch, ``[m]`` distinct names.
+Shapes: ``[n]`` rows of one batch, ``[m]`` distinct names, ``D`` width of a vector.
 """
 
 import os
@@ -43,6 +43,8 @@ class Batch(NamedTuple):
     """Columns asked for as numbers (integers, floats or booleans), shape ``[n]`` each."""
     keys: dict[str, Keys]
     """Columns asked for as keys (integers, booleans or text), shape ``[n]`` each."""
+    vectors: dict[str, Numbers]
+    """Columns asked for as vectors (integers or floats), shape ``[n, D]`` each."""
 
 
 class TextIndex:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from sidrank.data.arrow_columns import as_keys, parse_numbers
+from sidrank.data.arrow_vectors import parse_vectors
 from sidrank.data.columns import Batch, column_error
 from sidrank.data.rows import check_columns
 
@@ -49,13 +50,19 @@ class CSVRows:
             self.columns: tuple[str, ...] = tuple(reader.schema.names)
 
     def batches(
-        self, *, numbers: Sequence[str] = (), keys: Sequence[str] = (), batch_rows: int = 1 << 18
+        self,
+        *,
+        numbers: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        vectors: Sequence[str] = (),
+        batch_rows: int = 1 << 18,
     ) -> Iterator[Batch]:
         """See :meth:`sidrank.data.rows.RowFile.batches`.
 
         Args:
             numbers: Columns to read as numbers.
             keys: Columns to read as keys; always text.
+            vectors: Columns to read as vectors: cells of several numbers.
             batch_rows: Not used: a batch is as many rows as 4 MiB hold.
 
         Yields:
@@ -64,7 +71,7 @@ class CSVRows:
         Raises:
             ValueError: If a column or the file is not as it must be.
         """
-        named = list(dict.fromkeys([*numbers, *keys]))
+        named = list(dict.fromkeys([*numbers, *keys, *vectors]))
         check_columns(self.path, self.columns, named)
         # as text: what a column holds must not depend on what its first rows look like
         options = pc.ConvertOptions(
@@ -84,6 +91,7 @@ class CSVRows:
                         start,
                         {n: parse_numbers(columns[n], self.path, n, start) for n in numbers},
                         {n: as_keys(columns[n], self.path, n, start) for n in keys},
+                        {n: parse_vectors(columns[n], self.path, n, start) for n in vectors},
                     )
                     start += arrow.num_rows
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidrank.data.arrow_columns import as_keys, as_numbers, is_key, is_number
+from sidrank.data.arrow_vectors import as_vectors, is_vector
 from sidrank.data.columns import Batch, column_error
 from sidrank.data.rows import check_columns
 
@@ -45,13 +46,19 @@ class ParquetRows:
         self.columns: tuple[str, ...] = tuple(self._schemas[parts[0]].names)
 
     def batches(
-        self, *, numbers: Sequence[str] = (), keys: Sequence[str] = (), batch_rows: int = 1 << 18
+        self,
+        *,
+        numbers: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        vectors: Sequence[str] = (),
+        batch_rows: int = 1 << 18,
     ) -> Iterator[Batch]:
         """See :meth:`sidrank.data.rows.RowFile.batches`.
 
         Args:
             numbers: Columns to read as numbers.
             keys: Columns to read as keys.
+            vectors: Columns to read as vectors: lists of numbers.
             batch_rows: Most rows in a batch.
 
         Yields:
@@ -62,7 +69,7 @@ class ParquetRows:
         """
         first = next(iter(self._schemas.values()))
         for part, schema in self._schemas.items():
-            check_columns(part, schema.names, [*numbers, *keys])
+            check_columns(part, schema.names, [*numbers, *keys, *vectors])
             for name in numbers:
                 kind = schema.field(name).type
                 if not is_number(kind):
@@ -74,16 +81,24 @@ class ParquetRows:
                 if kind != first.field(name).type:  # 7 and "7" may or may not be one user
                     rule = f"must have the same type in every file ({first.field(name).type})"
                     raise column_error(part, name, rule, kind)
+            for name in vectors:
+                kind = schema.field(name).type
+                if not is_vector(kind):
+                    raise column_error(part, name, "must hold lists of numbers", kind)
         for part in self._schemas:
-            yield from _batches(part, numbers, keys, batch_rows)
+            yield from _batches(part, numbers, keys, vectors, batch_rows)
         pa.default_memory_pool().release_unused()  # what comes next needs the memory more
 
 
 def _batches(
-    path: Path, numbers: Sequence[str], keys: Sequence[str], batch_rows: int
+    path: Path,
+    numbers: Sequence[str],
+    keys: Sequence[str],
+    vectors: Sequence[str],
+    batch_rows: int,
 ) -> Iterator[Batch]:
     start = 0
-    named = list(dict.fromkeys([*numbers, *keys]))
+    named = list(dict.fromkeys([*numbers, *keys, *vectors]))
     with _open(path) as file:
         for arrow in _decoded(file, path, named, batch_rows):
             yield Batch(
@@ -91,6 +106,7 @@ def _batches(
                 start,
                 {name: as_numbers(arrow.column(name), path, name, start) for name in numbers},
                 {name: as_keys(arrow.column(name), path, name, start) for name in keys},
+                {name: as_vectors(arrow.column(name), path, name, start) for name in vectors},
             )
             start += arrow.num_rows
         if start != file.metadata.num_rows:

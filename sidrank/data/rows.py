@@ -9,10 +9,12 @@ A missing value is a fault: what it should count as is not the reader's to decid
 
 What the formats do differently: a CSV has text only, so a column is a number (float64) or a key
 (text) because the caller asks for it as one, and its length is not known before it is read; a
-folder's rows are counted within each of its files, which errors name. NPZ needs numpy alone, the
-other two need pyarrow.
+folder's rows are counted within each of its files, which errors name. A vector is a list of
+numbers in parquet, a row of a matrix in NPZ, and in a CSV a cell of numbers with spaces, commas
+or semicolons between them and brackets around them or not. NPZ needs numpy alone, the other two
+need pyarrow.
 
-Shapes: ``[n]`` rows of one batch.
+Shapes: ``[n]`` rows of one batch, ``D`` width of a vector.
 """
 
 import difflib
@@ -50,13 +52,19 @@ class RowFile(Protocol):
         ...
 
     def batches(
-        self, *, numbers: Sequence[str] = (), keys: Sequence[str] = (), batch_rows: int = 1 << 18
+        self,
+        *,
+        numbers: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        vectors: Sequence[str] = (),
+        batch_rows: int = 1 << 18,
     ) -> Iterator[Batch]:
         """Read the named columns from the first row to the last.
 
         Args:
             numbers: Columns to read as numbers.
             keys: Columns to read as keys, integers or text.
+            vectors: Columns to read as vectors, of one width within a batch.
             batch_rows: Most rows in a batch. A CSV is cut by bytes instead.
 
         Returns:
@@ -75,7 +83,7 @@ def open_rows(path: Path | str) -> RowFile:
     Args:
         path: A parquet file, a folder with ``*.parquet`` files (read in the order of their names,
             without its sub-folders), a CSV file with a header line (UTF-8, comma; may be
-            gzipped), or an NPZ file of one-dimensional arrays.
+            gzipped), or an NPZ file of arrays with one row an element.
 
     Returns:
         The file.

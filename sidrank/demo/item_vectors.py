@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sidrank.data import MovieLens
+from sidrank.data.text_vectors import svd_vectors, text_vectors
 
 __all__ = ["ItemVectors", "make_item_vectors"]
 
@@ -101,7 +100,7 @@ def _co_likes(likes: csr_matrix, dim: int, seed: int) -> Floats:
     matrix = csr_matrix(
         (information[keep], (together.row[keep], together.col[keep])), shape=together.shape
     )
-    return _svd(matrix, dim, seed)
+    return svd_vectors(matrix, dim, seed)
 
 
 def _text(data: MovieLens, dim: int, seed: int) -> Floats:
@@ -109,16 +108,7 @@ def _text(data: MovieLens, dim: int, seed: int) -> Floats:
         f"{title} {year} {' '.join(genres)}"
         for title, year, genres in zip(data.titles, data.years, data.genres, strict=True)
     ]
-    tfidf = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
-    return _svd(csr_matrix(tfidf.fit_transform(words)), dim, seed)
-
-
-def _svd(matrix: csr_matrix, dim: int, seed: int) -> Floats:
-    rows, columns = matrix.get_shape()
-    dim = min(dim, rows - 1, columns - 1)
-    vectors = TruncatedSVD(dim, random_state=seed).fit_transform(matrix)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(length, 1e-9)
+    return text_vectors(words, dim=dim, seed=seed)
 
 
 def _unit(part: Floats) -> Floats:

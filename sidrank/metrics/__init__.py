@@ -17,6 +17,7 @@ from sidrank.metrics.calibration import (
 )
 from sidrank.metrics.cohorts import exposure_slices, sid_prefixes
 from sidrank.metrics.delong import AUCDifference, AUCEstimate, delong, paired_delong
+from sidrank.metrics.expected_auc import bayes_auc, expected_auc
 from sidrank.metrics.grouped_auc import GroupAUCs, group_aucs, grouped_auc
 from sidrank.metrics.hierarchical_recall import hierarchical_recall
 from sidrank.metrics.intervals import Interval, PairedRun, paired_interval
@@ -40,11 +41,13 @@ __all__ = [
     "StreamingAUC",
     "StreamingGroupedAUC",
     "auc",
+    "bayes_auc",
     "benjamini_hochberg",
     "brier_score",
     "calibration",
     "cluster_bootstrap",
     "delong",
+    "expected_auc",
     "expected_calibration_error",
     "exposure_slices",
     "group_aucs",
