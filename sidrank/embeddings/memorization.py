@@ -1,15 +1,20 @@
-"""A wide branch that memorises semantic IDs, beside a deep ranker.
+"""Memory and generalisation from semantic IDs, beside a deep ranker.
 
-The classic wide-and-deep division with SIDs as the wide side's vocabulary: each SID prefix has
-a small row of its own, and the rows of an item add up straight into the logit, with no layer
-between that would generalise. Zero at birth, so a trained host keeps its predictions.
+The classic wide-and-deep division with SIDs as the vocabulary. The wide side memorises: each unit
+of a SID (a byte-pair unit, or a prefix) has a small row of its own, and the rows of an item add up
+straight into the logit, with no layer between that would generalise. The deep side, which is
+optional, generalises: an embedding of each single code, through an MLP, with whole items dropped
+at random so that it cannot lean on any one of them. Their sum is zero at birth, so a trained host
+keeps its predictions: ``logit = host + w . mem + MLP(gen)``.
 
-Source: "Farewell to Item IDs" (TRM), arXiv 2601.22694, memory tokens on the wide side.
-Differs from the source: SID prefixes, not byte-pair merged units; the deep side is whatever the
-host is; rows have four lanes that are summed, because TorchRec shards no table of width one
-[derived].
+Source: "Farewell to Item IDs" (TRM), arXiv 2601.22694: memory tokens (BPE units) on the wide side,
+generalisation tokens (codes) with random dropout on the deep side.
+Differs from the source: ``w`` is the vector of ones, since a linear layer behind rows that nothing
+else reads adds nothing that they could not hold; their four lanes exist because TorchRec shards no
+table of width one; prefixes may stand for units; what is dropped is all levels of a bag at once,
+and the rest scaled up; the two sides add to a host that keeps its own deep side [derived].
 
-Shapes: ``B`` rows of the batch.
+Shapes: ``B`` rows of the batch, ``G`` SID features of the deep side, ``D`` their width.
 """
 
 from collections.abc import Sequence
@@ -23,15 +28,21 @@ from sidrank import _check
 from sidrank.embeddings import sid_expander
 from sidrank.embeddings.sid_expander import SIDExpander
 
-__all__ = ["MemorizationBranch", "WideAndDeep"]
+__all__ = ["GeneralizationBranch", "MemorizationBranch", "WideAndDeep"]
 
 
 class MemorizationBranch(nn.Module):
-    """One logit a row: the sum of everything its SID tables remember.
+    """One logit a row: the sum of everything its SID tables remember, and the deep side's.
+
+    The memory's size is that of the tables: cap it where the merges are learned
+    (``SIDBPE.train(max_units=...)``), later by ``SIDBPE.first``.
 
     Args:
-        expander: Adds the SID features to the batch, usually with ``mode="prefix"``.
+        expander: Adds the SID features to the batch, with a ``SIDBPE`` as its mode or
+            ``mode="prefix"``.
         tables: Tables for the expander's features; None builds them of width 4, zero at birth.
+        deep: What generalises, ``sparse_features -> logits [B, 1]``, usually a
+            ``GeneralizationBranch``; None for memory alone.
         is_weighted: Whether the batch carries a weight per id.
         device: Where the tables are made.
 
@@ -43,9 +54,12 @@ class MemorizationBranch(nn.Module):
         >>> import numpy as np
         >>> from sidrank.embeddings import RawIDSource
         >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
+        >>> from sidrank.semantic_ids.bpe import SIDBPE
         >>> sids = SIDTable(np.arange(9), np.zeros((9, 2), dtype=int), spec=SIDSpec((4, 4)))
         >>> source = RawIDSource("item_raw", SIDLookup(sids))
-        >>> branch = MemorizationBranch(SIDExpander({"item": source}, mode="prefix"))
+        >>> memory = SIDExpander({"item": source}, mode=SIDBPE.train(sids, max_units=9))
+        >>> levels = SIDExpander({"item": source}, mode="level")
+        >>> branch = MemorizationBranch(memory, deep=GeneralizationBranch(levels))
         >>> batch = KeyedJaggedTensor.from_lengths_sync(
         ...     keys=["item_raw"], values=torch.tensor([3, 4]), lengths=torch.tensor([1, 1]))
         >>> branch(batch).tolist()
@@ -57,6 +71,7 @@ class MemorizationBranch(nn.Module):
         expander: SIDExpander,
         tables: Sequence[EmbeddingBagConfig] | None = None,
         *,
+        deep: nn.Module | None = None,
         is_weighted: bool = False,
         device: torch.device | None = None,
     ) -> None:
@@ -67,6 +82,94 @@ class MemorizationBranch(nn.Module):
         self.expander = expander
         self.ebc = EmbeddingBagCollection(
             tables=list(tables), is_weighted=is_weighted, device=device
+        )
+        self.deep = deep
+
+    def forward(self, features: KeyedJaggedTensor) -> Tensor:
+        """The branch's share of the logit.
+
+        Args:
+            features: The host's batch.
+
+        Returns:
+            Logits, shape ``[B, 1]``.
+
+        Raises:
+            ValueError: If a source's feature is missing, if the deep side does not return
+                ``[B, 1]``, or if an unsharded collection is given an empty batch.
+        """
+        expanded = self.expander(features)
+        if type(self.ebc) is EmbeddingBagCollection:  # sharded, it serves an empty batch
+            expanded = sid_expander.require_rows(expanded)
+        wide = _sum_lanes(self.ebc(expanded))
+        if self.deep is None:
+            return wide
+        return wide + _check.shape(self.deep(features), "deep logits", [-1, 1])
+
+
+class GeneralizationBranch(nn.Module):
+    """One logit a row: an MLP over the embeddings of an item's single codes.
+
+    In training the codes of an item feature vanish from a row with probability ``dropout``, all
+    levels at once, and those that stay are scaled by ``1 / (1 - dropout)``. The tables are
+    ordinary at birth and the last layer is zero, so the logit is.
+
+    Args:
+        expander: Adds the SID features to the batch, usually with ``mode="level"``.
+        tables: Tables for the expander's features, of one width; None builds them of width 16.
+        hidden: Width of the hidden layer.
+        dropout: Share of items to drop in training.
+        is_weighted: Whether the batch carries a weight per id.
+        device: Where tables and layers are made.
+
+    Raises:
+        ValueError: If the tables do not read each feature of the expander once, differ in width
+            or one of them has too few rows; if ``hidden`` is below 1; or if ``dropout`` is
+            outside ``[0, 1)``.
+
+    Example:
+        >>> import numpy as np
+        >>> from sidrank.embeddings import RawIDSource
+        >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
+        >>> sids = SIDTable(np.arange(9), np.zeros((9, 2), dtype=int), spec=SIDSpec((4, 4)))
+        >>> levels = SIDExpander({"item": RawIDSource("raw", SIDLookup(sids))}, mode="level")
+        >>> [config.name for config in GeneralizationBranch(levels).ebc.embedding_bag_configs()]
+        ['generalization_1', 'generalization_2']
+    """
+
+    def __init__(
+        self,
+        expander: SIDExpander,
+        tables: Sequence[EmbeddingBagConfig] | None = None,
+        *,
+        hidden: int = 64,
+        dropout: float = 0.1,
+        is_weighted: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        if tables is None:
+            tables = expander.embedding_bag_configs(
+                embedding_dim=16, init_fn=None, name="generalization"
+            )
+        expander.check_tables(tables)
+        widths = {config.embedding_dim for config in tables}
+        if len(widths) > 1:
+            raise ValueError(f"tables must have one width, got {sorted(widths)}")
+        if hidden < 1:
+            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        # Kept here: a train pipeline puts a wrapper in the expander's place.
+        self._features = [expander.feature_names(key) for key in expander.keys]
+        self.expander = expander
+        self.ebc = EmbeddingBagCollection(
+            tables=list(tables), is_weighted=is_weighted, device=device
+        )
+        self.dropout = nn.Dropout(dropout)  # a module of torch: a traced model keeps its switch
+        width = widths.pop() * sum(len(names) for names in self._features)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden, device=device), nn.SiLU(), _Silent(hidden, 1, device=device)
         )
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
@@ -85,7 +188,12 @@ class MemorizationBranch(nn.Module):
         expanded = self.expander(features)
         if type(self.ebc) is EmbeddingBagCollection:  # sharded, it serves an empty batch
             expanded = sid_expander.require_rows(expanded)
-        return _sum_lanes(self.ebc(expanded))
+        columns = _columns(self.ebc(expanded))
+        codes: list[Tensor] = []
+        for names in self._features:
+            item = torch.cat([columns[name] for name in names], dim=1)
+            codes.append(item * self.dropout(torch.ones_like(item[:, :1])))
+        return self.mlp(torch.cat(codes, dim=1))
 
 
 class WideAndDeep(nn.Module):
@@ -134,3 +242,16 @@ class WideAndDeep(nn.Module):
 @torch.fx.wrap
 def _sum_lanes(pooled: KeyedTensor) -> Tensor:
     return pooled.values().sum(dim=1, keepdim=True)
+
+
+@torch.fx.wrap
+def _columns(pooled: KeyedTensor) -> dict[str, Tensor]:
+    return pooled.to_dict()
+
+
+class _Silent(nn.Linear):
+    """A linear layer that is zero at birth, also when a meta-device model is given values."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)

@@ -10,16 +10,20 @@ mode     resolutions for N = 3        says
 level    1, 2, 3                      one id per level
 prefix   1, 1_2, 1_2_3                one id per depth (prefix n-grams)
 multires 1, 2, 3, 1_2, 2_3            levels and adjacent pairs (SID-Coord)
+a SIDBPE units                        one to N ids, one feature (TRM's memory)
 ======== ============================ ======================================
 
 Codes of a group become one number by mixed radix in 64 bits. Where all of them fit a table of
 ``max_rows`` rows they are its rows; otherwise a bijective 64-bit mix and a modulo choose the row.
-Row 0 of every table is the learned row of the unknown item.
+Byte-pair units are rows as they are, and a bag holds those of all its items. Row 0 of every table
+is the learned row of the unknown item.
 
-Source: SID-Coord, arXiv 2604.10471 (multires; prefix n-grams are its baseline).
+Source: SID-Coord, arXiv 2604.10471 (multires; prefix n-grams are its baseline); "Farewell to Item
+IDs" (TRM), arXiv 2601.22694 (byte-pair units).
 Differs from the source: the radix is the real codebook size, not 10,000, so no two pairs share a
 number; ids are mixed before the modulo, since a plain modulo by a divisor of the radix would
-forget the first code [derived]; unknown items have a row of their own [derived].
+forget the first code [derived]; unknown items have a row of their own [derived]; a unit keeps the
+weight of its item [derived].
 
 Shapes: ``n`` ids of a feature in the batch, ``N`` levels, ``R`` resolutions, ``D`` width.
 """
@@ -33,7 +37,9 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
+from sidrank.embeddings import unit_bags
 from sidrank.embeddings.sid_sources import CodeFeatureSource, RawIDSource
+from sidrank.semantic_ids.bpe import SIDBPE
 
 __all__ = ["SIDExpander", "check_coverage"]
 
@@ -43,7 +49,8 @@ class SIDExpander(nn.Module):
 
     The output holds the input's features, untouched and in their order, then for each item
     feature and resolution one new feature with the bags of the source: jagged, weighted,
-    multi-valued and empty bags stay what they were, ids keep the batch's dtype.
+    multi-valued and empty bags stay what they were, ids keep the batch's dtype. With a ``SIDBPE``
+    there is one new feature, ``item_sid_units``, whose bags hold all units of their items.
 
     In front of a sharded collection give the train pipeline ``pipeline_postproc=True``;
     without it TorchRec does not pipeline the collection and says so only in its log.
@@ -52,14 +59,14 @@ class SIDExpander(nn.Module):
         sources: For each item feature of the host (a key of its output, ``item`` or
             ``item@table``) where its codes come from. All sources have the same spec, and
             their features share the tables.
-        mode: Which groups of levels become ids.
+        mode: Which groups of levels become ids; or the byte-pair merges whose units do.
         max_rows: Rows of one table, not counting the row of the unknown item; groups with more
-            values are hashed.
+            values are hashed, merges with more units refused (``SIDBPE.first`` keeps fewer).
 
     Raises:
         TypeError: If a source is something else.
         ValueError: If ``sources`` is empty, its specs differ or its keys give equal feature names,
-            if ``mode`` is unknown, or if ``max_rows`` is out of range.
+            if ``mode`` is unknown or of another spec, or if ``max_rows`` is out of range.
 
     Example:
         >>> import numpy as np
@@ -76,7 +83,7 @@ class SIDExpander(nn.Module):
         self,
         sources: Mapping[str, RawIDSource | CodeFeatureSource],
         *,
-        mode: Literal["level", "prefix", "multires"] = "multires",
+        mode: Literal["level", "prefix", "multires"] | SIDBPE = "multires",
         max_rows: int = 1_000_000,
     ) -> None:
         super().__init__()
@@ -94,18 +101,29 @@ class SIDExpander(nn.Module):
         if len(specs) > 1:
             raise ValueError(f"sources must have one SIDSpec, got {sorted(map(str, specs))}")
         self.spec = specs.pop()
-        self.mode = mode
         self.max_rows = max_rows
         self.keys = list(sources)
-        self.sources = nn.ModuleList(sources.values())
-        self.resolutions = _resolutions(mode, self.spec.num_levels)
+        if isinstance(mode, SIDBPE):
+            self.mode = "bpe"
+            mode.check_spec(self.spec)
+            if mode.num_units > max_rows:
+                raise ValueError(f"max_rows must hold {mode.num_units} units, got {max_rows}")
+            self.sources = unit_bags.unit_sources(list(sources.values()), mode)
+            self.units = unit_bags.UnitVersion(mode.content_hash)
+            self.resolutions = [tuple(range(self.spec.num_levels))]
+            self._labels, self._hashed, self._rows = ["units"], [False], [mode.num_units]
+        else:
+            self.mode = mode
+            self.sources = nn.ModuleList(sources.values())
+            self.resolutions = _resolutions(mode, self.spec.num_levels)
+            self._labels = [_label(levels) for levels in self.resolutions]
+            sizes = self.spec.codebook_sizes
+            spaces = [math.prod([sizes[i] for i in levels]) for levels in self.resolutions]
+            self._hashed = [space > max_rows for space in spaces]
+            self._rows = [min(space, max_rows) for space in spaces]
         names = [name for key in self.keys for name in self.feature_names(key)]
         if len(set(names)) < len(names):
             raise ValueError(f"sources must give distinct feature names, got {sorted(names)}")
-        sizes = self.spec.codebook_sizes
-        spaces = [math.prod([sizes[i] for i in levels]) for levels in self.resolutions]
-        self._hashed = [space > max_rows for space in spaces]
-        self._rows = [min(space, max_rows) for space in spaces]
 
     def feature_names(self, key: str) -> list[str]:
         """Names of the features that the expander adds for one item feature.
@@ -116,7 +134,7 @@ class SIDExpander(nn.Module):
         Returns:
             One name a resolution, in the order of ``resolutions``.
         """
-        return [f"{key.replace('@', '_')}_sid_{_label(levels)}" for levels in self.resolutions]
+        return [f"{key.replace('@', '_')}_sid_{label}" for label in self._labels]
 
     def embedding_bag_configs(
         self,
@@ -141,14 +159,14 @@ class SIDExpander(nn.Module):
         features = [self.feature_names(key) for key in self.keys]
         return [
             EmbeddingBagConfig(
-                name=f"{name}_{_label(levels)}",
+                name=f"{name}_{label}",
                 embedding_dim=embedding_dim,
                 num_embeddings=self._rows[index] + 1,
                 feature_names=[names[index] for names in features],
                 pooling=pooling,
                 init_fn=init_fn,
             )
-            for index, levels in enumerate(self.resolutions)
+            for index, label in enumerate(self._labels)
         ]
 
     def check_tables(self, tables: Sequence[EmbeddingBagConfig]) -> None:
@@ -213,8 +231,12 @@ class SIDExpander(nn.Module):
         for key, source in zip(self.keys, self.sources, strict=True):
             codes, bag = source(features)
             names.extend(self.feature_names(key))
-            ids.append(self._ids(codes))
-            bags.append(bag)
+            if self.mode == "bpe":
+                bags.append(unit_bags.unit_bag(codes, bag))
+                ids.append(bags[-1].values().unsqueeze(0))
+            else:
+                bags.append(bag)
+                ids.append(self._ids(codes))
         return _append(features, names, ids, bags)
 
     def _ids(self, codes: Tensor) -> Tensor:
@@ -228,12 +250,14 @@ class SIDExpander(nn.Module):
                 size = self.spec.codebook_sizes[index]
                 if space * size > _INT64_MAX:  # digits no longer fit: hash what there is, go on
                     number = _mix(number)
-                number = number * size + level[index]
+                number = torch.add(level[index], number, alpha=size)
                 space = min(space * size, _INT64_MAX)
             if self._hashed[which]:
                 number = (_mix(number) & _INT64_MAX) % self._rows[which]
-            rows.append(torch.where(unknown, 0, number + 1))
-        return torch.stack(rows)
+                number = number.masked_fill(unknown, -1)
+            rows.append(number)
+        # where nothing was hashed, an unknown item's digits of -1 make a negative number
+        return torch.stack(rows).add_(1).clamp_(min=0)
 
 
 def check_coverage(model: nn.Module, floor: float = 0.5) -> None:
@@ -294,7 +318,7 @@ def _resolutions(mode: str, num_levels: int) -> list[tuple[int, ...]]:
         return [tuple(range(depth)) for depth in range(1, num_levels + 1)]
     if mode == "multires":
         return levels + [(level, level + 1) for level in range(num_levels - 1)]
-    raise ValueError(f"mode must be 'level', 'prefix' or 'multires', got {mode!r}")
+    raise ValueError(f"mode must be 'level', 'prefix', 'multires' or a SIDBPE, got {mode!r}")
 
 
 def _label(levels: tuple[int, ...]) -> str:

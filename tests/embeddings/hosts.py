@@ -13,13 +13,33 @@ from sidrank.embeddings import (
     SIDExpander,
     WideAndDeep,
 )
+from sidrank.embeddings.memorization import GeneralizationBranch
 from sidrank.layers import ResidualGate
 from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
+from sidrank.semantic_ids.bpe import SIDBPE
 
 DIM = 16
 ITEMS = 40
 DENSE = 3
 TABLES = ("user", "item", "history")
+
+
+def jagged(features, dtype=torch.int64, weights=None):
+    """A batch from lists of bags."""
+    bags = [bag for column in features.values() for bag in column]
+    flat = [value for bag in bags for value in bag]
+    return KeyedJaggedTensor(
+        keys=list(features),
+        values=torch.tensor(flat, dtype=dtype),
+        lengths=torch.tensor([len(bag) for bag in bags], dtype=torch.int32),
+        weights=weights,
+    )
+
+
+def bags_of(batch, key):
+    feature = batch[key]
+    values, ends = feature.values().tolist(), feature.lengths().cumsum(0).tolist()
+    return [values[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def sid_table(items=ITEMS, sizes=(4, 4, 4), seed=0):
@@ -37,13 +57,20 @@ def host_collection(rows=24, device=None, tables=TABLES):
     return EmbeddingBagCollection(tables=configs, device=device)
 
 
+def bpe(table=None):
+    """Merges that leave items of one, of two and of three units."""
+    table = table or sid_table()
+    return SIDBPE.train(table, np.arange(len(table)) ** 2, max_units=12 + 24)
+
+
 def expander(mode="multires", table=None):
-    lookup = SIDLookup(table or sid_table())
+    table = table or sid_table()
+    lookup = SIDLookup(table)
     sources = {
         "item": RawIDSource("item_raw", lookup),
         "history": RawIDSource("history_raw", lookup),
     }
-    return SIDExpander(sources, mode=mode)
+    return SIDExpander(sources, mode=bpe(table) if mode == "bpe" else mode)
 
 
 def hybrid(collection, gate=ResidualGate, table=None, mode="multires"):
@@ -72,15 +99,19 @@ def host_dlrm(seed=1, device=None):
     return dlrm(host_collection(device=device), seed)
 
 
-def branch(table=None):
-    return MemorizationBranch(expander(mode="prefix", table=table))
+def branch(table=None, mode="prefix"):
+    if mode == "prefix":
+        return MemorizationBranch(expander(mode, table))
+    deep = GeneralizationBranch(expander("level", table), hidden=8, dropout=0.0)
+    return MemorizationBranch(expander("bpe", table), deep=deep)
 
 
 def hybrid_dlrm(seed=1, wide=False, gate=ResidualGate, table=None):
+    """``wide`` adds a branch to the hybrid: prefixes if True, if "bpe" units and a deep side."""
     torch.manual_seed(seed)
     model = dlrm(hybrid(host_collection(), gate, table), seed)
     if wide:
-        return WideAndDeep(model, branch(table))
+        return WideAndDeep(model, branch(table, "bpe" if wide == "bpe" else "prefix"))
     return model
 
 

@@ -88,7 +88,7 @@ class TestLaws:
             assert torch.equal(host(dense, sparse), upgraded(dense, sparse))
 
     @pytest.mark.parametrize("optimizer", [torch.optim.Adagrad, torch.optim.Adam])
-    @pytest.mark.parametrize("wide", [False, True])
+    @pytest.mark.parametrize("wide", [False, True, "bpe"])
     def test_every_new_parameter_moves_within_three_steps(self, optimizer, wide):
         model = hosts.hybrid_dlrm(wide=wide)
         birth = {name: value.detach().clone() for name, value in model.named_parameters()}

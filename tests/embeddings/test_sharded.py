@@ -16,6 +16,8 @@ from tests.embeddings.sharding import RATE
 def _parity(kind, wide):
     """Train the same weights sharded and whole; return the largest differences."""
     whole = hosts.hybrid_dlrm(wide=wide, gate=ConvexGate)
+    if wide == "bpe":  # zero at birth, it would let little move in three steps
+        torch.nn.init.normal_(whole.branch.deep.mlp[2].weight)
     birth = sharding.snapshot(whole)
     sharded, optimizer = sharding.shard(hosts.hybrid_dlrm(wide=wide, gate=ConvexGate), kind)
     sharding.load(sharded, birth)
@@ -40,14 +42,14 @@ def _parity(kind, wide):
     return outputs, weights, moved, len(sharding.sharded_modules(sharded))
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("wide", [False, True, "bpe"])
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise", "data_parallel"])
 def test_parity_with_one_process(ranks, kind, wide):
     for outputs, weights, moved, sharded in ranks.run(_parity, kind, wide):
         assert outputs <= 1e-6
         assert weights <= 1e-6
         assert moved > 1e-5  # else equality would say nothing
-        assert sharded == 1 + wide
+        assert sharded == {False: 1, True: 2, "bpe": 3}[wide]
 
 
 class _Train(torch.nn.Module):
@@ -61,10 +63,10 @@ class _Train(torch.nn.Module):
         return value, logits
 
 
-def _pipeline(postproc):
+def _pipeline(postproc, wide):
     """Train the same weights through a pipeline and in a plain loop; compare their logits."""
-    sharded, optimizer = sharding.shard(_Train(hosts.hybrid_dlrm(wide=True)), "row_wise")
-    plain, plain_optimizer = sharding.shard(_Train(hosts.hybrid_dlrm(wide=True)), "row_wise")
+    sharded, optimizer = sharding.shard(_Train(hosts.hybrid_dlrm(wide=wide)), "row_wise")
+    plain, plain_optimizer = sharding.shard(_Train(hosts.hybrid_dlrm(wide=wide)), "row_wise")
     sharding.load(plain, sharding.full_state(sharded))
     pipeline = TrainPipelineSparseDist(
         sharded, optimizer, torch.device("cpu"), pipeline_postproc=postproc
@@ -86,15 +88,16 @@ def _pipeline(postproc):
     return gap, len(pipeline._pipelined_modules), ""
 
 
-def test_hybrid_and_wide_branch_are_pipelined_and_train_as_a_plain_loop_does(ranks):
-    for gap, pipelined, error in ranks.run(_pipeline, True):
-        assert pipelined == 2
+@pytest.mark.parametrize(("wide", "modules"), [(True, 2), ("bpe", 3)])
+def test_hybrid_and_branch_are_pipelined_and_train_as_a_plain_loop_does(ranks, wide, modules):
+    for gap, pipelined, error in ranks.run(_pipeline, True, wide):
+        assert pipelined == modules
         assert error == ""
         assert gap <= 1e-6
 
 
 def test_a_pipeline_that_does_not_pipeline_is_refused(ranks):
-    for _, pipelined, error in ranks.run(_pipeline, False):
+    for _, pipelined, error in ranks.run(_pipeline, False, True):
         assert pipelined == 0
         assert "pipeline must pipeline every sharded module" in error
         assert "pipeline_postproc=True" in error
@@ -118,14 +121,15 @@ def test_raw_ids_out_of_range_go_to_the_learned_row_when_sharded(ranks):
         assert finite
 
 
-def _empty_batch(kind):
-    sharded, _ = sharding.shard(hosts.hybrid_dlrm(wide=True), kind)
+def _empty_batch(kind, wide):
+    sharded, _ = sharding.shard(hosts.hybrid_dlrm(wide=wide), kind)
     return list(sharded(torch.zeros(0, hosts.DENSE), hosts.empty_batch()).shape)
 
 
+@pytest.mark.parametrize("wide", [True, "bpe"])
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise"])
-def test_an_empty_batch_is_served_when_sharded(ranks, kind):
-    assert ranks.run(_empty_batch, kind) == [[0, 1], [0, 1]]
+def test_an_empty_batch_is_served_when_sharded(ranks, kind, wide):
+    assert ranks.run(_empty_batch, kind, wide) == [[0, 1], [0, 1]]
 
 
 def test_every_table_must_be_in_the_plan():
@@ -134,26 +138,31 @@ def test_every_table_must_be_in_the_plan():
         verify_plan(model, ShardingPlan({}))
 
 
-def _meta_birth():
-    """A host on the meta device: what DMP makes of the tables it draws itself."""
+def _meta_birth(wide):
+    """A host on the meta device: what DMP makes of the tables and layers it draws itself."""
     with torch.device("meta"):
-        collection = hosts.host_collection(device=torch.device("meta"))
-        model = hosts.dlrm(hosts.hybrid(collection))
+        model = hosts.hybrid_dlrm(wide=wide)
     assert all(parameter.is_meta for parameter in model.parameters())
-    assert not any(buffer.is_meta for buffer in model.sparse_arch.buffers())
+    lookups = [buffer for name, buffer in model.named_buffers() if "sources" in name]
+    assert lookups
+    assert not any(buffer.is_meta for buffer in lookups)
     sharded, _ = sharding.shard(model, "table_wise")
     state = sharding.full_state(sharded)
     dense, sparse, _ = hosts.batch()
-    expander = sharded.module.sparse_arch.embedding_bag_collection.expander
+    host = sharded.module.host if wide else sharded.module
+    expander = host.sparse_arch.embedding_bag_collection.expander
     with torch.no_grad():
         finite = bool(torch.isfinite(sharded(dense, sparse)).all())
+        born = sharded.module.branch(sparse).abs().max().item() if wide else 0.0
     tables = {name: value.abs().max().item() for name, value in state.items() if "_bags." in name}
-    return tables, finite, expander.coverage()
+    return tables, finite, born, expander.coverage()
 
 
-def test_meta_device_birth_keeps_codes_and_zero_tables(ranks):
-    for tables, finite, coverage in ranks.run(_meta_birth):
+@pytest.mark.parametrize("wide", [False, "bpe"])
+def test_meta_device_birth_keeps_codes_and_zero_tables(ranks, wide):
+    for tables, finite, born, coverage in ranks.run(_meta_birth, wide):
         assert finite
+        assert born == 0.0
         for name, largest in tables.items():
-            assert (largest == 0.0) == (".sid_" in name)
+            assert (largest == 0.0) == (".sid_" in name or ".memory_" in name)
         assert 0.5 < coverage["item"] <= 1.0

@@ -12,30 +12,13 @@ from torchrec import KeyedJaggedTensor
 from sidrank.embeddings import CodeFeatureSource, RawIDSource, SIDExpander, check_coverage
 from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
 from tests import reference
+from tests.embeddings.hosts import bags_of, jagged
 
 GROUPS = {
     "level": {1: [(0,)], 2: [(0,), (1,)], 3: [(0,), (1,), (2,)]},
     "prefix": {1: [(0,)], 2: [(0,), (0, 1)], 3: [(0,), (0, 1), (0, 1, 2)]},
     "multires": {1: [(0,)], 2: [(0,), (1,), (0, 1)], 3: [(0,), (1,), (2,), (0, 1), (1, 2)]},
 }
-
-
-def jagged(features, dtype=torch.int64, weights=None):
-    """A batch from lists of bags."""
-    bags = [bag for column in features.values() for bag in column]
-    flat = [value for bag in bags for value in bag]
-    return KeyedJaggedTensor(
-        keys=list(features),
-        values=torch.tensor(flat, dtype=dtype),
-        lengths=torch.tensor([len(bag) for bag in bags], dtype=torch.int32),
-        weights=weights,
-    )
-
-
-def bags_of(batch, key):
-    feature = batch[key]
-    values, ends = feature.values().tolist(), feature.lengths().cumsum(0).tolist()
-    return [values[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def table(items, codes, sizes):
@@ -251,7 +234,9 @@ class TestErrors:
             SIDExpander({"a": self.source(), "b": other})
 
     def test_mode(self):
-        with pytest.raises(ValueError, match="mode must be 'level', 'prefix' or 'multires'"):
+        with pytest.raises(
+            ValueError, match="mode must be 'level', 'prefix', 'multires' or a SIDBPE"
+        ):
             SIDExpander({"a": self.source()}, mode="bpe")
 
     @pytest.mark.parametrize("rows", [0, -1, 2**31])

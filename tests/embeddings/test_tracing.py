@@ -13,7 +13,10 @@ from torchrec.inference.modules import quantize_embeddings
 
 from sidrank.embeddings import CodeFeatureSource, SIDExpander
 from sidrank.layers import ConvexGate, ResidualGate, ResolutionAttention
+from sidrank.layers.semi_causal_ntp import SemiCausalNTPHead
 from sidrank.semantic_ids import SIDSpec
+from sidrank.semantic_ids.bpe import SIDBPE
+from sidrank.semantic_ids.unit_encoder import SIDUnitEncoder
 from tests.embeddings import hosts
 
 
@@ -66,7 +69,7 @@ def restored(model):
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
-    other = hosts.hybrid_dlrm(seed=99, wide=hasattr(model, "branch")).eval()
+    other = hosts.hybrid_dlrm(seed=99, wide=hasattr(model, "branch") and "bpe").eval()
     other.load_state_dict(torch.load(buffer, weights_only=True))
     return other
 
@@ -75,7 +78,7 @@ WAYS = [fx_traced, torchrec_traced, scripted, compiled, exported, pickled, copy.
 
 
 @pytest.mark.filterwarnings("ignore:The TorchScript type system")
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("wide", [False, "bpe"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_same_logits_at_any_batch_size(way, wide):
     model = trained(wide)
@@ -86,7 +89,7 @@ def test_same_logits_at_any_batch_size(way, wide):
             torch.testing.assert_close(other(dense, sparse), model(dense, sparse))
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("wide", [False, "bpe"])
 def test_compiled_gradients(wide):
     model = trained(wide).train()
     model.zero_grad()
@@ -98,9 +101,10 @@ def test_compiled_gradients(wide):
         torch.testing.assert_close(value.grad, expected[name])
 
 
+@pytest.mark.parametrize("wide", [True, "bpe"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.int8, 2e-2), (torch.half, 1e-3)])
-def test_quantised_tables(dtype, tolerance):
-    model = trained(wide=True)
+def test_quantised_tables(dtype, tolerance, wide):
+    model = trained(wide)
     small = quantize_embeddings(copy.deepcopy(model), dtype=dtype, inplace=True)
     for size in (4, 9):
         dense, sparse, _ = hosts.batch(size=size, seed=size)
@@ -132,6 +136,8 @@ def code_batch():
     )
 
 
+CODES = CodeFeatureSource(["c1", "c2"], SIDSpec((4, 4)))
+BPE = SIDBPE([[3, 6], [1, 7]], spec=SIDSpec((4, 4)))
 PARTS = {
     "ResidualGate": (
         ResidualGate(statistics=["n"]),
@@ -142,28 +148,72 @@ PARTS = {
         (torch.rand(3, 4), torch.rand(3, 4), torch.ones(3, 0), torch.ones(3).bool()),
     ),
     "ResolutionAttention": (ResolutionAttention(dim=4, num_resolutions=3), (torch.rand(2, 3, 4),)),
-    "CodeFeatureSource": (
-        SIDExpander({"item": CodeFeatureSource(["c1", "c2"], SIDSpec((4, 4)))}),
-        (code_batch(),),
+    "CodeFeatureSource": (SIDExpander({"item": CODES}), (code_batch(),)),
+    "SIDUnitEncoder": (SIDUnitEncoder(BPE), (torch.tensor([[3, 2], [1, 2], [-1, -1], [0, 0]]),)),
+    "units of CodeFeatureSource": (SIDExpander({"item": CODES}, mode=BPE), (code_batch(),)),
+    "MemorizationBranch": (hosts.branch(), (hosts.batch()[1],)),
+    "SemiCausalNTPHead": (
+        SemiCausalNTPHead((4, 5), dim=8, num_layers=2),
+        (
+            torch.rand(3, 2, 8),
+            torch.tensor([[True, True], [True, False], [False, False]]),
+            torch.tensor([[3, 4], [0, 1], [-1, -1]]),
+            torch.tensor([1.0, 0.0, 1.0]),
+        ),
     ),
 }
 
 
-@pytest.mark.parametrize("way", [fx_traced, compiled, pickled], ids=lambda way: way.__name__)
+def reloaded(module):
+    other = copy.deepcopy(module)
+    for parameter in other.parameters():
+        torch.nn.init.zeros_(parameter)
+    other.load_state_dict(module.state_dict())
+    return other
+
+
+def scripted_alone(module):
+    return torch.jit.script(torchrec.fx.symbolic_trace(module))
+
+
+ALONE = [fx_traced, compiled, pickled, reloaded, scripted_alone]
+
+
+@pytest.mark.filterwarnings("ignore:The TorchScript type system")
+@pytest.mark.parametrize("way", ALONE, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("part", list(PARTS))
 def test_parts_alone(part, way):
     module, arguments = PARTS[part]
     one, other = module(*arguments), way(module)(*arguments)
     if isinstance(one, torchrec.KeyedJaggedTensor):
+        assert torch.equal(one.lengths(), other.lengths())
         one, other = one.values(), other.values()
     assert torch.equal(one, other)
 
 
-def test_meta_device_birth_then_empty_keeps_the_codes():
+@pytest.mark.parametrize("wide", [False, "bpe"])
+def test_bfloat16_autocast(wide):
+    model = trained(wide)
+    dense, sparse, _ = hosts.batch(size=9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = model(dense, sparse)
+    with torch.no_grad():
+        torch.testing.assert_close(rounded.float(), model(dense, sparse), atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("wide", [False, "bpe"])
+def test_meta_device_birth_then_empty_keeps_the_codes(wide):
     with torch.device("meta"):
-        model = hosts.dlrm(hosts.hybrid(hosts.host_collection(device=torch.device("meta"))))
+        model = hosts.hybrid_dlrm(wide=wide)
+    assert all(parameter.is_meta for parameter in model.parameters())
     model.to_empty(device="cpu")
-    model.load_state_dict(hosts.hybrid_dlrm(seed=3).state_dict())
+    expected = hosts.hybrid_dlrm(seed=3, wide=wide)
+    model.load_state_dict(expected.state_dict())
     dense, sparse, _ = hosts.batch()
-    model.inter_arch.triu_indices.copy_(hosts.hybrid_dlrm().inter_arch.triu_indices)
-    assert torch.equal(model(dense, sparse), hosts.hybrid_dlrm(seed=3)(dense, sparse))
+    inter = (model.host if wide else model).inter_arch
+    inter.triu_indices.copy_((expected.host if wide else expected).inter_arch.triu_indices)
+    if wide:
+        for table in expected.branch.ebc.embedding_bags.values():
+            torch.nn.init.normal_(table.weight)
+        model.load_state_dict(expected.state_dict())
+    assert torch.equal(model(dense, sparse), expected(dense, sparse))
