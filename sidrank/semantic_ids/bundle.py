@@ -154,7 +154,7 @@ def _fill(
         "tokenizer": None
         if tokenizer is None
         else {"name": type(tokenizer).__name__, "arguments": tokenizer.arguments},
-        "quality": None if quality is None else quality.to_dict(),
+        "quality": None if quality is None else quality.to_dict(complete=True),
         "files": files,
     }
     manifest["checksum"] = _digest(_canonical(manifest))
@@ -230,7 +230,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise SIDVersionError(f"{folder} must be a SID bundle, got no such directory")
     content = _read(folder / _MANIFEST)
-    manifest = json.loads(content)
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SIDVersionError(f"{folder / _MANIFEST} must be whole, got {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise SIDVersionError(f"{folder / _MANIFEST} must be of format {_FORMAT}, got another")
     unsigned = {name: value for name, value in manifest.items() if name != "checksum"}

@@ -79,8 +79,8 @@ def semantic_cohesion(
         own = mass.new_zeros(len(mass))
         for rows in _blocks(len(x)):
             units = _units(x[rows])
-            sums = sums.index_add(0, labels[rows], units)
-            own = own.index_add(0, labels[rows], units.square().sum(dim=1))
+            sums.index_add_(0, labels[rows], units)
+            own.index_add_(0, labels[rows], units.square().sum(dim=1))
         all_own, all_own_mass = own.sum(), own_mass.sum()
     cosines, pairs = sums.square().sum(dim=1) - own, mass.square() - own_mass
     counted = pairs > _SMALLEST_PAIRS

@@ -30,7 +30,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["DriftFigure", "Quantiser", "SIDDrift", "drift"]
+from sidrank.semantic_ids._integers import as_integers
+
+__all__ = ["DriftFigure", "Quantiser", "SIDDrift", "drift", "usage_drift"]
 
 _BLOCK = 1 << 16
 _FAR = 0.99  # errors of the sample beyond which a new item is far
@@ -181,6 +183,46 @@ def drift(
         divergence=tuple(divergence for divergence, _ in use),
         dead_code_items=tuple(dead for _, dead in use),
     )
+
+
+def usage_drift(
+    codes: Tensor | NDArray[Any], new: Tensor | NDArray[Any], *, splits: int = 200, seed: int = 0
+) -> tuple[tuple[DriftFigure, ...], tuple[DriftFigure, ...]]:
+    """Compare the use of codes alone, where the vectors of the sample are gone.
+
+    Args:
+        codes: Codes of the sample, integers, shape ``[V, N]``.
+        new: Codes of the new items, integers, shape ``[n, N]``.
+        splits: Number of random splits.
+        seed: Seed of the splits.
+
+    Returns:
+        ``divergence`` and ``dead_code_items`` as in :class:`SIDDrift`, one figure per level.
+
+    Raises:
+        TypeError: If codes are not integers.
+        ValueError: If there are no items on either side, shapes do not fit, or ``splits`` is
+            less than 1.
+
+    Example:
+        >>> divergence, dead = usage_drift(np.array([[0], [1]] * 50), np.array([[2]] * 9))
+        >>> divergence[0].value, dead[0].value
+        (1.0, 1.0)
+    """
+    if splits < 1:
+        raise ValueError(f"splits must be at least 1, got {splits}")
+    old, fresh = as_integers(codes, "codes"), as_integers(new, "new")
+    if old.ndim != 2 or 0 in old.shape:
+        raise ValueError(f"codes must have shape [V, N] with V >= 1, got {list(old.shape)}")
+    if fresh.ndim != 2 or len(fresh) == 0 or fresh.shape[1] != old.shape[1]:
+        raise ValueError(
+            f"new must have shape [n, {old.shape[1]}] with n >= 1, got {list(fresh.shape)}"
+        )
+    rng = np.random.default_rng(seed)
+    use = [
+        _use_figures(old[:, level], fresh[:, level], splits, rng) for level in range(old.shape[1])
+    ]
+    return tuple(divergence for divergence, _ in use), tuple(dead for _, dead in use)
 
 
 def _quantised(x: Tensor, tokenizer: Quantiser) -> tuple[Floats, Ints]:

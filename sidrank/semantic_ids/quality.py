@@ -26,6 +26,7 @@ from sidrank.semantic_ids.tokenizer import FittedTokenizer
 __all__ = ["SIDQuality", "quality"]
 
 _BLOCK = 1 << 16
+_NUMBERS = 1 << 20  # in one block of vectors: 8 MiB of float64
 _EPSILON = 1e-12
 _QUERIES = 1000  # of the neighbour recall
 _PROMISED = 12  # the first attributes of SIDQuality: the keys of `sidrank inspect --json`
@@ -203,18 +204,22 @@ def _reconstruction(
     if vectors.dim() != 2 or len(vectors) != len(table) or vectors.shape[1] == 0:
         raise ValueError(f"vectors must have shape [{len(table)}, D], got {list(vectors.shape)}")
     squared = relative = 0.0
-    rebuilt: list[Tensor] = []
-    for start in range(0, len(table), _BLOCK):
-        codes = torch.from_numpy(table.codes[start : start + _BLOCK].copy())
-        rebuilt.append(tokenizer.decode(codes).detach())
-        x, y = vectors[start : start + _BLOCK].cpu().double(), rebuilt[-1].cpu().double()
+    rebuilt = vectors.new_empty(0)
+    step = max(1, _NUMBERS // vectors.shape[1])
+    for start in range(0, len(table), step):
+        rows = slice(start, start + step)
+        decoded = tokenizer.decode(torch.from_numpy(table.codes[rows].copy())).detach()
+        x, y = vectors[rows].cpu().double(), decoded.cpu().double()
         if y.shape != x.shape:
             raise ValueError(f"vectors must have width {y.shape[1]}, got {x.shape[1]}")
+        if start == 0:
+            rebuilt = decoded.new_empty(vectors.shape)
+        rebuilt[rows] = decoded
         error = (x - y).abs()
         squared += float(error.square().sum())
         relative += float((error / (torch.maximum(x.abs(), y.abs()) + _EPSILON)).sum())
     size = vectors.numel()
-    return torch.cat(rebuilt), {"mse": squared / size, "relative": relative / size}
+    return rebuilt, {"mse": squared / size, "relative": relative / size}
 
 
 def _recall(

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sidrank.semantic_ids._integers import as_code_rows, as_integers
 from sidrank.semantic_ids.spec import SIDSpec
 
 __all__ = ["SIDTable", "SIDVersionError"]
@@ -152,7 +153,7 @@ class SIDTable:
             TypeError: If ``ids`` are not integers.
             ValueError: If ``ids`` is not a vector.
         """
-        wanted = _integers(ids, "ids")
+        wanted = as_integers(ids, "ids")
         if wanted.ndim != 1:
             raise ValueError(f"ids must have shape [n], got {list(wanted.shape)}")
         found, rows = self._find(wanted)
@@ -216,23 +217,10 @@ def _checked(
     codes: NDArray[Any] | Tensor | Sequence[Sequence[int]],
     spec: SIDSpec,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    ids = _integers(item_ids, "item_ids")
-    rows = _integers(codes, "codes")
+    ids = as_integers(item_ids, "item_ids")
     if ids.ndim != 1:
         raise ValueError(f"item_ids must have shape [V], got {list(ids.shape)}")
-    if rows.size == 0 and len(ids) == 0:
-        rows = rows.reshape(0, spec.num_levels)
-    if rows.shape != (len(ids), spec.num_levels):
-        raise ValueError(
-            f"codes must have shape [{len(ids)}, {spec.num_levels}], got {list(rows.shape)}"
-        )
-    outside = (rows < 0) | (rows >= np.array(spec.codebook_sizes, dtype=np.int64))
-    if outside.any():
-        row, level = (int(index[0]) for index in np.nonzero(outside))
-        raise ValueError(
-            f"codes of level {level} must be within [0, {spec.codebook_sizes[level]}), "
-            f"got {rows[row, level]} for item {ids[row]}"
-        )
+    rows = as_code_rows(codes, ids, spec)
     ordered = np.sort(ids)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(twice):
@@ -249,14 +237,3 @@ def _checked_lineage(version: int, ancestors: Sequence[str]) -> tuple[int, tuple
     if version <= len(ancestors):
         raise ValueError(f"version must exceed the {len(ancestors)} ancestors, got {version}")
     return version, tuple(ancestors)
-
-
-def _integers(values: object, name: str) -> NDArray[np.int64]:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.size == 0 and not isinstance(values, Tensor | np.ndarray):
-        array = array.astype(np.int64)  # an empty list has no integers to tell its dtype by
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
-    if array.dtype == np.uint64 and array.size and array.max() > np.uint64(2**63 - 1):
-        raise ValueError(f"{name} must be within the int64 range, got {array.max()}")
-    return array.astype(np.int64)

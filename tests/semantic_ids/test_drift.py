@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidrank.semantic_ids.drift import drift
+from sidrank.semantic_ids.drift import drift, usage_drift
 from sidrank.tokenizers import RQKMeans
 from tests import reference
 
@@ -226,3 +226,37 @@ class TestErrors:
     def test_splits(self):
         with pytest.raises(ValueError, match="splits must be at least 1, got 0"):
             drift(self.X, self.X, tokenizer=Grid(), splits=0)
+
+
+class TestUsageAlone:
+    def test_values_are_those_with_vectors(self):
+        rng = np.random.default_rng(0)
+        sample, new = uniform(rng, 300, 0, 6), uniform(rng, 80, 3, 9)
+        found = drift(sample, new, tokenizer=Grid())
+        codes = [Grid().encode(torch.as_tensor(x)) for x in (sample, new)]
+        divergence, dead = usage_drift(*codes)
+        assert [each.value for each in divergence] == [each.value for each in found.divergence]
+        assert [each.value for each in dead] == [each.value for each in found.dead_code_items]
+        assert divergence[0].value > divergence[0].high
+
+    def test_without_drift_it_is_within_chance(self):
+        rng = np.random.default_rng(0)
+        divergence, dead = usage_drift(
+            rng.integers(0, 50, (400, 2)), rng.integers(0, 50, (100, 2)), seed=3
+        )
+        for figure in (*divergence, *dead):
+            assert figure.p_value > 0.02
+        assert divergence[0].value > 0.02  # and yet not zero
+
+    def test_errors(self):
+        codes = np.zeros((3, 2), dtype=np.int64)
+        with pytest.raises(ValueError, match=r"new must have shape \[n, 2\] with n >= 1"):
+            usage_drift(codes, codes[:, :1])
+        with pytest.raises(ValueError, match="new must have shape"):
+            usage_drift(codes, codes[:0])
+        with pytest.raises(ValueError, match=r"codes must have shape \[V, N\] with V >= 1"):
+            usage_drift(codes[:0], codes)
+        with pytest.raises(ValueError, match="splits must be at least 1, got 0"):
+            usage_drift(codes, codes, splits=0)
+        with pytest.raises(TypeError, match="new must be integers"):
+            usage_drift(codes, codes.astype(float))
