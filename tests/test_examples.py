@@ -18,6 +18,20 @@ def test_upgrade_dlrm(capsys):
     assert found["upgraded"]["new items"] > found["host"]["new items"] + 0.02
 
 
+def test_multimodal_item_ids(capsys):
+    found = run("multimodal_item_ids.py")
+    hits = [found[name]["hit@10"] for name in ("fusion", "concat", "text only")]
+    assert hits[0] > hits[1] + 0.2 > hits[2] + 0.4
+    assert f"{hits[0]:.3f}" in capsys.readouterr().out
+
+
+def test_memorization(capsys):
+    found = run("memorization.py")
+    assert "items share theirs with another" in capsys.readouterr().out
+    assert found["codes + units"]["head"] > found["codes"]["head"] + 0.008
+    assert found["codes + units"]["head"] > found["codes + shuffled"]["head"] + 0.005
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) <= 150
