@@ -86,6 +86,85 @@ def evaluate(
         room.run(file, names, logits=logits, as_json=as_json, report=report)
 
 
+@app.command()
+def tokenize(
+    items: Annotated[
+        Path, typer.Argument(help="Parquet (a file or a folder of files), CSV or NPZ.")
+    ],
+    item_id: Annotated[str, typer.Option("--id", help="Column of item ids, 64-bit integers.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write; must not exist.")],
+    embedding: Annotated[
+        str | None,
+        typer.Option(help="Column of vectors, or prefix* for columns of one number each."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Columns of text to make vectors of, joined by commas.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="One of rq-kmeans, rq-kmeans-fsq, rq-vae, r3-vae, capacity-rq."),
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="Codes of each level, joined by commas: 256,256,256.")
+    ] = None,
+    append_to: Annotated[
+        Path | None,
+        typer.Option(help="Older bundle: take its tokenizer, keep its codes, add what is new."),
+    ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(help="Column of exposures (rq-kmeans and capacity-rq weigh items)."),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Column of categories to compare prefixes with.")
+    ] = None,
+    collisions: Annotated[
+        str | None,
+        typer.Option(help="keep (the default), next-nearest or suffix, for items of one SID."),
+    ] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Items to learn from.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all sampling.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page (HTML) with plots.")] = None,
+) -> None:
+    """Give items semantic IDs: learn them from vectors, or add items to an older bundle."""
+    with _one_line_errors("tokenize", importing=True):
+        from sidrank.cli import tokenize as room
+        from sidrank.cli.tokenize_items import ItemColumns
+        from sidrank.cli.tokenize_plan import Plan, as_levels
+    with _one_line_errors("tokenize"):
+        columns = ItemColumns(
+            id=item_id,
+            embedding=embedding,
+            text=() if text is None else text.split(","),
+            weight=weight,
+            category=category,
+        )
+        plan = Plan(
+            tokenizer=tokenizer,
+            levels=None if levels is None else as_levels(levels),
+            sample=sample,
+            seed=seed,
+            collisions=collisions,
+            append_to=append_to,
+        )
+        room.run(items, columns, plan, out=out, report=report, as_json=as_json, threads=threads)
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that `sidrank tokenize` wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page (HTML) with plots.")] = None,
+) -> None:
+    """Check a bundle of semantic IDs, and say how good they are."""
+    with _one_line_errors("inspect", importing=True):
+        from sidrank.cli import inspect as room
+    with _one_line_errors("inspect"):
+        room.run(bundle, as_json=as_json, report=report)
+
+
 @contextmanager
 def _one_line_errors(command: str, *, importing: bool = False) -> Generator[None]:
     try:

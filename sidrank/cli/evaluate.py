@@ -9,7 +9,6 @@ Shapes: ``[n]`` rows.
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from sidrank.cli.evaluation_columns import Columns, Names, read_columns
 from sidrank.cli.evaluation_figures import Figures, figures, scales_of
 from sidrank.cli.evaluation_slices import slice_figures
+from sidrank.cli.report_place import check_report_place
 from sidrank.data import open_rows
 
 __all__ = ["evaluate", "run"]
@@ -54,7 +54,7 @@ def run(
     """
     start = time.perf_counter()
     if report is not None:
-        _check_place(report, path)
+        check_report_place(report, path)
     rows = open_rows(path)
     with tqdm(
         desc="reading",
@@ -130,17 +130,3 @@ def _steps(start: float) -> Generator[Callable[[str], object]]:
             bar.update()
 
         yield step
-
-
-def _check_place(report: Path, source: Path) -> None:
-    """Refuse a place that cannot take the page before an hour is spent on reading."""
-    if report.is_dir():
-        raise ValueError(f"report must be a file, got the folder {report}")
-    if report.exists() and not report.is_file():
-        raise ValueError(f"report must be a file, got the device or pipe {report}")
-    if not report.parent.is_dir():
-        raise ValueError(f"report must lie in a folder that exists, got {report}")
-    if report.exists() and source.exists() and report.samefile(source):
-        raise ValueError(f"report must not replace the file that is read, got {report}")
-    with tempfile.TemporaryFile(dir=report.parent):
-        pass
