@@ -66,12 +66,18 @@ $(PEERS): requirements-bench.txt $(STAMP)
 bench: $(PEERS)
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.metrics_memory
+	$(BIN)/python -m benchmarks.tokenizers
 	$(BIN)/python -m benchmarks.sid_lookup
 	$(BIN)/python -m benchmarks.hybrid_step
 	$(BIN)/python -m benchmarks.page
 
 claims: $(STAMP)
 	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.fsq_collisions
+	$(BIN)/python -m benchmarks.heads_and_fusion
+	$(BIN)/python -m benchmarks.tokenizer_ablation
+	$(BIN)/python -m benchmarks.tokenizers_in_a_ranker
+	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.picture
 

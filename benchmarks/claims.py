@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.systems import SYSTEMS, System
 
@@ -23,8 +23,9 @@ HEAD = """# What is claimed
 
 One row for each system whose mechanism belongs here, whether it came out for us or not. A figure
 is a difference of AUC with its 95% joint interval over users and {seeds} paired seeds; settings
-were chosen on validation rows. *Known* grades our source: A official code or agreeing
-quotations of the paper, B one detailed second-hand reading, C the abstract alone.
+were chosen on validation rows. The tokenizers, with figures of other kinds, have
+[a page of their own](guide/tokenizers-measured.md). *Known* grades our source: A official code or
+agreeing quotations of the paper, B one detailed second-hand reading, C the abstract alone.
 `make claims` runs the experiments, writes their JSON to `benchmarks/results/` and then this page.
 What the data can and cannot show: MovieLens-100K is small, old and dense; a gain here says that
 the mechanism works, not how much it will bring you.
@@ -34,6 +35,36 @@ Settings were searched on validation rows only, the host's longest, in several s
 to that search: the first host of *each user's last rows* was below logistic regression there, and
 was then searched further, on validation, before anything here was measured.
 """
+
+
+class Claim(NamedTuple):
+    """Where a claim was tried: the file of its figures, and the table that shows them."""
+
+    result: str
+    link: str
+
+
+def _tokenizer(result: str, words: str, heading: str) -> Claim:
+    return Claim(result, f"[{words}](guide/tokenizers-measured.md#{heading})")
+
+
+_IN_A_RANKER = "which-tokenizer-serves-a-ranker-best"
+TOKENIZERS = {
+    "OpenOneRec": _tokenizer("tokenizers_in_a_ranker", "in a ranker", _IN_A_RANKER),
+    "OxygenREC": _tokenizer(
+        "heads_and_fusion",
+        "fusion of views",
+        "does-fusing-views-beat-putting-them-side-by-side",
+    ),
+    "OneMall": _tokenizer("fsq_collisions", "collisions", "do-collisions-fall-with-an-fsq-tail"),
+    "UniSID": _tokenizer("heads_and_fusion", "taxonomy", "do-parallel-heads-follow-a-taxonomy"),
+    "R3-VAE": _tokenizer("tokenizers_in_a_ranker", "metrics against AUC", _IN_A_RANKER),
+    "QARM V2": _tokenizer("fsq_collisions", "collisions", "do-collisions-fall-with-an-fsq-tail"),
+    "GR2": _tokenizer(
+        "tokenizer_ablation", "ablation", "what-is-each-part-of-an-rq-vaes-recipe-worth"
+    ),
+    "UniRec": _tokenizer("tokenizers_in_a_ranker", "in a ranker", _IN_A_RANKER),
+}
 
 
 def main() -> None:
@@ -58,7 +89,9 @@ def main() -> None:
 def page(demo: Mapping[str, Any] | None) -> str:
     """The ledger as Markdown; without results every row says "not yet"."""
     seeds = SEEDS if demo is None else demo["settings"]["seeds"]
-    claims = {} if demo is None else {"SID-Coord": "see below"}
+    claims = dict(TOKENIZERS)
+    if demo is not None:
+        claims["SID-Coord"] = Claim("demo", "[see below](#sid-coord-the-gate)")
     lines = [
         HEAD.format(seeds=seeds),
         "| | system | source | known | part here | room | evidence | measured |",
@@ -70,10 +103,10 @@ def page(demo: Mapping[str, Any] | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(system: System, claim: str | None) -> str:
+def _row(system: System, claim: "Claim | None") -> str:
     link = f"[{system.source}](https://arxiv.org/abs/{system.source})"
-    evidence = "`benchmarks/results/demo.json`" if claim else "none"
-    measured = f"[{claim}](#sid-coord-the-gate)" if claim else "not yet"
+    evidence = f"`benchmarks/results/{claim.result}.json`" if claim else "none"
+    measured = claim.link if claim else "not yet"
     cells = (system.number, system.name, link, system.grade, system.part, system.room)
     return "| " + " | ".join([*map(str, cells), evidence, measured]) + " |"
 

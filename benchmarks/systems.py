@@ -26,8 +26,20 @@ SYSTEMS = tuple(
     for number, row in enumerate(
         (
             ("OpenOneRec", "2512.24762", "A", "residual k-means tokenizer", "tokenizers"),
-            ("OxygenREC", "2512.22386", "B", "instruction-guided history search", "sequences"),
-            ("OneMall", "2601.21770", "B", "query-former, sparse experts", "sequences, layers"),
+            (
+                "OxygenREC",
+                "2512.22386",
+                "B",
+                "fusion of item views, instruction-guided search",
+                "tokenizers, towers",
+            ),
+            (
+                "OneMall",
+                "2601.21770",
+                "B",
+                "FSQ tail, query-former, sparse experts",
+                "tokenizers, sequences, layers",
+            ),
             ("UniSID", "2602.10445", "B", "parallel SID head", "tokenizers"),
             ("R3-VAE", "2604.11440", "B", "R3-VAE tokenizer and its metrics", "tokenizers"),
             ("TCA4Rec", "2601.18457", "A", "token-level collaborative alignment", "losses"),
