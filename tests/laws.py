@@ -14,6 +14,7 @@ import torch
 from sidrank.layers import (
     ConvexGate,
     CrossAttention,
+    FrozenRowsEmbedding,
     ResidualGate,
     ResolutionAttention,
     SoftDiscretization,
@@ -142,6 +143,11 @@ CASES = [
         lambda: TaskGate(dim=5, token_dim=D),
         lambda b: {"x": torch.randn(b, 5), "token": torch.randn(b, 1, D)},
         "hidden.weight hidden.bias gate.weight gate.bias",
+    ),
+    Case(
+        lambda: FrozenRowsEmbedding(CODEBOOK, num_new=5),
+        lambda b: {"ids": torch.randint(0, 11, (b, L))},
+        "weight",
     ),
     Case(
         lambda: SemiCausalNTPHead((5, 6), dim=D, num_layers=1, num_heads=2),

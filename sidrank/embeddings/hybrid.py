@@ -28,7 +28,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import get_embedding_names_by_table
 
 from sidrank.embeddings import sid_expander
-from sidrank.embeddings.sid_expander import SIDExpander
+from sidrank.embeddings.sid_features import SIDFeatures
 from sidrank.layers import ConvexGate, ResidualGate, ResolutionAttention
 
 __all__ = ["HybridEmbeddingBagCollection"]
@@ -75,7 +75,7 @@ class HybridEmbeddingBagCollection(nn.Module):
         host: EmbeddingBagCollection,
         sid_tables: Sequence[EmbeddingBagConfig],
         *,
-        expander: SIDExpander,
+        expander: SIDFeatures,
         gates: Mapping[str, ResidualGate | ConvexGate],
     ) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def _born_zero(config: EmbeddingBagConfig) -> bool:
 
 
 def _check_tables(
-    host: Sequence[EmbeddingBagConfig], sid: Sequence[EmbeddingBagConfig], expander: SIDExpander
+    host: Sequence[EmbeddingBagConfig], sid: Sequence[EmbeddingBagConfig], expander: SIDFeatures
 ) -> None:
     taken = {config.name for config in host}
     for config in sid:

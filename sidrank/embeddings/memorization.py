@@ -26,7 +26,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from sidrank import _check
 from sidrank.embeddings import sid_expander
-from sidrank.embeddings.sid_expander import SIDExpander
+from sidrank.embeddings.sid_features import SIDFeatures
 
 __all__ = ["GeneralizationBranch", "MemorizationBranch", "WideAndDeep"]
 
@@ -68,7 +68,7 @@ class MemorizationBranch(nn.Module):
 
     def __init__(
         self,
-        expander: SIDExpander,
+        expander: SIDFeatures,
         tables: Sequence[EmbeddingBagConfig] | None = None,
         *,
         deep: nn.Module | None = None,
@@ -139,7 +139,7 @@ class GeneralizationBranch(nn.Module):
 
     def __init__(
         self,
-        expander: SIDExpander,
+        expander: SIDFeatures,
         tables: Sequence[EmbeddingBagConfig] | None = None,
         *,
         hidden: int = 64,

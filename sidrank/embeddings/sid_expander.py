@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
-from sidrank.embeddings import unit_bags
+from sidrank.embeddings import _feature_rows, unit_bags
 from sidrank.embeddings.sid_sources import CodeFeatureSource, RawIDSource
 from sidrank.semantic_ids.bpe import SIDBPE
 
@@ -95,8 +95,10 @@ class SIDExpander(nn.Module):
                     f"sources must be RawIDSource or CodeFeatureSource, got {type(source).__name__}"
                     f" for {key}"
                 )
-        if not 1 <= max_rows <= _INT32_MAX - 1:  # so that row ids fit an int32 batch
-            raise ValueError(f"max_rows must be in [1, {_INT32_MAX - 1}], got {max_rows}")
+        if not 1 <= max_rows <= _feature_rows.INT32_MAX - 1:  # so that row ids fit an int32 batch
+            raise ValueError(
+                f"max_rows must be in [1, {_feature_rows.INT32_MAX - 1}], got {max_rows}"
+            )
         specs = {source.spec for source in sources.values()}
         if len(specs) > 1:
             raise ValueError(f"sources must have one SIDSpec, got {sorted(map(str, specs))}")
@@ -179,24 +181,7 @@ class SIDExpander(nn.Module):
             ValueError: If a feature is read by no table, by two, or by one that is too small, or
                 if a table reads another feature.
         """
-        needed = {
-            name: rows + 1
-            for key in self.keys
-            for name, rows in zip(self.feature_names(key), self._rows, strict=True)
-        }
-        read = [name for config in tables for name in config.feature_names]
-        if sorted(read) != sorted(needed):
-            raise ValueError(
-                f"tables must read each feature of the expander once, {sorted(needed)},"
-                f" got {sorted(read)}"
-            )
-        for config in tables:
-            for name in config.feature_names:
-                if config.num_embeddings < needed[name]:
-                    raise ValueError(
-                        f"tables must have {needed[name]} rows for {name},"
-                        f" got {config.num_embeddings} in {config.name}"
-                    )
+        _feature_rows.check_tables(self.embedding_bag_configs(embedding_dim=4), tables)
 
     def coverage(self) -> dict[str, float]:
         """Share of ids with a known SID, by item feature, since the last reset.
@@ -237,24 +222,20 @@ class SIDExpander(nn.Module):
             else:
                 bags.append(bag)
                 ids.append(self._ids(codes))
-        return _append(features, names, ids, bags)
+        return _feature_rows.append(features, names, ids, bags)
 
     def _ids(self, codes: Tensor) -> Tensor:
         """Table rows of each code tuple, int64 ``[R, n]``."""
         level = codes.to(torch.int64).unbind(dim=1)
-        unknown = level[0] < 0
+        sizes = self.spec.codebook_sizes
         rows: list[Tensor] = []
         for which, levels in enumerate(self.resolutions):
-            number, space = level[levels[0]], self.spec.codebook_sizes[levels[0]]
-            for index in levels[1:]:
-                size = self.spec.codebook_sizes[index]
-                if space * size > _INT64_MAX:  # digits no longer fit: hash what there is, go on
-                    number = _mix(number)
-                number = torch.add(level[index], number, alpha=size)
-                space = min(space * size, _INT64_MAX)
+            number = _feature_rows.group_number(
+                [level[index] for index in levels], [sizes[index] for index in levels]
+            )
             if self._hashed[which]:
-                number = (_mix(number) & _INT64_MAX) % self._rows[which]
-                number = number.masked_fill(unknown, -1)
+                number = _feature_rows.hashed_row(number, self._rows[which])
+                number = number.masked_fill(level[0] < 0, -1)
             rows.append(number)
         # where nothing was hashed, an unknown item's digits of -1 make a negative number
         return torch.stack(rows).add_(1).clamp_(min=0)
@@ -306,10 +287,6 @@ def require_rows(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
     return features
 
 
-_INT32_MAX = 2**31 - 1
-_INT64_MAX = 2**63 - 1
-
-
 def _resolutions(mode: str, num_levels: int) -> list[tuple[int, ...]]:
     levels = [(level,) for level in range(num_levels)]
     if mode == "level":
@@ -323,43 +300,3 @@ def _resolutions(mode: str, num_levels: int) -> list[tuple[int, ...]]:
 
 def _label(levels: tuple[int, ...]) -> str:
     return "_".join(str(level + 1) for level in levels)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Bijective mix of 64 bits (the finaliser of SplitMix64, in two's complement)."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
-
-
-@torch.fx.wrap
-def _append(
-    features: KeyedJaggedTensor,
-    names: list[str],
-    ids: list[Tensor],
-    bags: list[JaggedTensor],
-) -> KeyedJaggedTensor:
-    values = [features.values()]
-    lengths = [features.lengths()]
-    length_per_key = features.length_per_key()
-    own = features.keys()
-    for name in names:
-        if name in own:
-            raise ValueError(f"features must not hold the key {name}, got {own}")
-    weights_or_none = features.weights_or_none()
-    weights = [] if weights_or_none is None else [weights_or_none]
-    for rows, bag in zip(ids, bags):  # noqa: B905 (TorchScript has no strict)
-        values.append(rows.flatten().to(features.values().dtype))
-        for _ in range(rows.size(0)):
-            lengths.append(bag.lengths())
-            if weights_or_none is not None:
-                weights.append(bag.weights())
-        length_per_key = length_per_key + [rows.size(1)] * rows.size(0)
-    return KeyedJaggedTensor(
-        keys=features.keys() + names,
-        values=torch.cat(values),
-        weights=None if weights_or_none is None else torch.cat(weights),
-        lengths=torch.cat(lengths),
-        stride=features.stride(),
-        length_per_key=length_per_key,
-    )

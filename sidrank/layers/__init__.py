@@ -1,6 +1,7 @@
 """Dense blocks that several rooms share: gates, fusion, merging, attention. Torch only."""
 
 from sidrank.layers.cross_attention import CrossAttention
+from sidrank.layers.frozen_rows import FrozenRowsEmbedding
 from sidrank.layers.gates import ConvexGate, ResidualGate
 from sidrank.layers.resolution_attention import ResolutionAttention
 from sidrank.layers.semi_causal_ntp import SemiCausalNTPHead
@@ -11,6 +12,7 @@ from sidrank.layers.token_merger import TokenMerger
 __all__ = [
     "ConvexGate",
     "CrossAttention",
+    "FrozenRowsEmbedding",
     "ResidualGate",
     "ResolutionAttention",
     "SemiCausalNTPHead",

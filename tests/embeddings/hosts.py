@@ -13,7 +13,11 @@ from sidrank.embeddings import (
     SIDExpander,
     WideAndDeep,
 )
+from sidrank.embeddings.content_summary import ContentSummaryHash
+from sidrank.embeddings.content_vectors import ContentSource, ContentVectors
+from sidrank.embeddings.keyword_bag import KeywordBag
 from sidrank.embeddings.memorization import GeneralizationBranch
+from sidrank.embeddings.sid_replacement import SIDReplacement
 from sidrank.layers import ResidualGate
 from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
 from sidrank.semantic_ids.bpe import SIDBPE
@@ -73,8 +77,18 @@ def expander(mode="multires", table=None):
     return SIDExpander(sources, mode=bpe(table) if mode == "bpe" else mode)
 
 
+def summary(mode="level", table=None):
+    """An expander with crosses and keywords; histories have no keywords."""
+    pairs = [("category", (1,)), ("category", (1, 2)), ((1,), (2,))]
+    attributes = {key: {"category": f"{key}_category"} for key in ("item", "history")}
+    crosses = ContentSummaryHash(
+        expander(mode, table), pairs=pairs, attributes=attributes, num_hashes=2, rows=30
+    )
+    return KeywordBag(crosses, keywords={"item": "words"}, rows=25)
+
+
 def hybrid(collection, gate=ResidualGate, table=None, mode="multires"):
-    expand = expander(mode=mode, table=table)
+    expand = summary(table=table) if mode == "summary" else expander(mode=mode, table=table)
     init_fn = torch.nn.init.zeros_ if gate is ResidualGate else torch.nn.init.normal_
     return HybridEmbeddingBagCollection(
         collection,
@@ -106,9 +120,30 @@ def branch(table=None, mode="prefix"):
     return MemorizationBranch(expander("bpe", table), deep=deep)
 
 
+def replacement(collection, table=None):
+    """Content vectors for the item and SIDs for the history."""
+    random = np.random.default_rng(4)
+    vectors = ContentVectors(np.arange(ITEMS), random.normal(size=(ITEMS, 6)))
+    lookup = SIDLookup(table or sid_table())
+    expand = SIDExpander({"history": RawIDSource("history_raw", lookup)}, mode="prefix")
+    return SIDReplacement(
+        collection,
+        expand.embedding_bag_configs(embedding_dim=DIM, init_fn=None),
+        expander=expand,
+        contents={"item": ContentSource("item_raw", vectors)},
+    )
+
+
 def hybrid_dlrm(seed=1, wide=False, gate=ResidualGate, table=None):
-    """``wide`` adds a branch to the hybrid: prefixes if True, if "bpe" units and a deep side."""
+    """``wide`` adds a branch to the hybrid: prefixes if True, if "bpe" units and a deep side.
+
+    If "summary" the hybrid has crosses and keywords, if "replacement" it is no hybrid at all.
+    """
     torch.manual_seed(seed)
+    if wide == "replacement":
+        return dlrm(replacement(host_collection(), table), seed)
+    if wide == "summary":
+        return dlrm(hybrid(host_collection(), gate, table, "summary"), seed)
     model = dlrm(hybrid(host_collection(), gate, table), seed)
     if wide:
         return WideAndDeep(model, branch(table, "bpe" if wide == "bpe" else "prefix"))
@@ -135,19 +170,25 @@ def batch(size=6, seed=0, dtype=torch.int64):
         "shown": (ids(int(shown.sum()), 1000), shown),
         "liked": (ids(size, 30), one),
     }
+    dense = torch.rand(size, DENSE, generator=random)
+    labels = torch.randint(0, 2, (size,), generator=random).float()
+    said = torch.randint(0, 3, (size,), generator=random)
+    features |= {
+        "item_category": (ids(size, 5), one),
+        "history_category": (ids(int(history.sum()), 5), history),
+        "words": (ids(int(said.sum()), 2**31), said),
+    }
     sparse = KeyedJaggedTensor.from_lengths_sync(
         keys=list(features),
         values=torch.cat([values for values, _ in features.values()]).to(dtype),
         lengths=torch.cat([lengths for _, lengths in features.values()]).to(torch.int32),
     )
-    dense = torch.rand(size, DENSE, generator=random)
-    labels = torch.randint(0, 2, (size,), generator=random).float()
     return dense, sparse, labels
 
 
 def empty_batch():
     return KeyedJaggedTensor(
-        keys=["user", "item", "history", "item_raw", "history_raw", "shown", "liked"],
+        keys=list(batch()[1].keys()),
         values=torch.zeros(0, dtype=torch.int64),
         lengths=torch.zeros(0, dtype=torch.int32),
     )

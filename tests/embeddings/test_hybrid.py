@@ -104,8 +104,9 @@ class TestLaws:
         dead = [n for n, value in model.named_parameters() if not value.grad.abs().max() > 0]
         assert dead == []
 
-    def test_other_rows_of_the_batch_change_nothing(self):
-        model = hosts.hybrid_dlrm(gate=ConvexGate)
+    @pytest.mark.parametrize("wide", [False, "summary", "replacement"])
+    def test_other_rows_of_the_batch_change_nothing(self, wide):
+        model = hosts.hybrid_dlrm(gate=ConvexGate, wide=wide)
         dense, sparse, _ = hosts.batch(size=6)
         together = model(dense, sparse)
         for row in range(6):

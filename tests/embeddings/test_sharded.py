@@ -42,14 +42,14 @@ def _parity(kind, wide):
     return outputs, weights, moved, len(sharding.sharded_modules(sharded))
 
 
-@pytest.mark.parametrize("wide", [False, True, "bpe"])
+@pytest.mark.parametrize("wide", [False, True, "bpe", "summary", "replacement"])
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise", "data_parallel"])
 def test_parity_with_one_process(ranks, kind, wide):
     for outputs, weights, moved, sharded in ranks.run(_parity, kind, wide):
         assert outputs <= 1e-6
         assert weights <= 1e-6
-        assert moved > 1e-5  # else equality would say nothing
-        assert sharded == {False: 1, True: 2, "bpe": 3}[wide]
+        assert moved > 3e-6  # else equality would say nothing
+        assert sharded == {True: 2, "bpe": 3}.get(wide, 1)
 
 
 class _Train(torch.nn.Module):
@@ -88,7 +88,9 @@ def _pipeline(postproc, wide):
     return gap, len(pipeline._pipelined_modules), ""
 
 
-@pytest.mark.parametrize(("wide", "modules"), [(True, 2), ("bpe", 3)])
+@pytest.mark.parametrize(
+    ("wide", "modules"), [(True, 2), ("bpe", 3), ("summary", 1), ("replacement", 1)]
+)
 def test_hybrid_and_branch_are_pipelined_and_train_as_a_plain_loop_does(ranks, wide, modules):
     for gap, pipelined, error in ranks.run(_pipeline, True, wide):
         assert pipelined == modules
@@ -126,7 +128,7 @@ def _empty_batch(kind, wide):
     return list(sharded(torch.zeros(0, hosts.DENSE), hosts.empty_batch()).shape)
 
 
-@pytest.mark.parametrize("wide", [True, "bpe"])
+@pytest.mark.parametrize("wide", [True, "bpe", "summary", "replacement"])
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise"])
 def test_an_empty_batch_is_served_when_sharded(ranks, kind, wide):
     assert ranks.run(_empty_batch, kind, wide) == [[0, 1], [0, 1]]

@@ -38,7 +38,7 @@ def _upgrade(kind, wide):
     return equal_at_birth, first_update, still, len(new)
 
 
-@pytest.mark.parametrize("wide", [False, True, "bpe"])
+@pytest.mark.parametrize("wide", [False, True, "bpe", "summary"])
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise", "data_parallel"])
 def test_upgrade_of_a_trained_host_on_two_ranks(ranks, kind, wide):
     for equal_at_birth, first_update, still, new in ranks.run(_upgrade, kind, wide):

@@ -95,6 +95,15 @@ class TestProperties:
         variance = ((counts[1:] - mean) ** 2).float().mean().item()
         assert 0.8 * mean < variance < 1.2 * mean  # Poisson, as a random hash would give
 
+    @given(catalogues())
+    def test_unknown_items_alone_read_row_0_also_of_hashed_groups(self, case):
+        sizes, items, codes, bags = case
+        source = RawIDSource("raw", SIDLookup(table(items, codes, sizes)))
+        expanded = SIDExpander({"item": source}, max_rows=1)(jagged({"raw": bags}))
+        known = [[int(item in items) for item in bag] for bag in bags]
+        for name in expanded.keys()[1:]:
+            assert bags_of(expanded, name) == known
+
     def test_no_code_is_forgotten_beyond_64_bits(self):
         """8192 ** 5 is 2 ** 65: a radix alone would drop bits of the first code."""
         names = list("abcde")

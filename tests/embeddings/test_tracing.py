@@ -12,6 +12,8 @@ from torch.export import Dim
 from torchrec.inference.modules import quantize_embeddings
 
 from sidrank.embeddings import CodeFeatureSource, SIDExpander
+from sidrank.embeddings.keyword_bag import KeywordBag
+from sidrank.embeddings.sid_replacement import SIDReplacement
 from sidrank.layers import ConvexGate, ResidualGate, ResolutionAttention
 from sidrank.layers.semi_causal_ntp import SemiCausalNTPHead
 from sidrank.semantic_ids import SIDSpec
@@ -69,16 +71,25 @@ def restored(model):
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
-    other = hosts.hybrid_dlrm(seed=99, wide=hasattr(model, "branch") and "bpe").eval()
+    other = hosts.hybrid_dlrm(seed=99, wide=kind_of(model)).eval()
     other.load_state_dict(torch.load(buffer, weights_only=True))
     return other
+
+
+def kind_of(model):
+    if hasattr(model, "branch"):
+        return "bpe"
+    collection = model.sparse_arch.embedding_bag_collection
+    if isinstance(collection, SIDReplacement):
+        return "replacement"
+    return "summary" if isinstance(collection.expander, KeywordBag) else False
 
 
 WAYS = [fx_traced, torchrec_traced, scripted, compiled, exported, pickled, copy.deepcopy, restored]
 
 
 @pytest.mark.filterwarnings("ignore:The TorchScript type system")
-@pytest.mark.parametrize("wide", [False, "bpe"])
+@pytest.mark.parametrize("wide", [False, "bpe", "summary", "replacement"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_same_logits_at_any_batch_size(way, wide):
     model = trained(wide)
@@ -89,7 +100,7 @@ def test_same_logits_at_any_batch_size(way, wide):
             torch.testing.assert_close(other(dense, sparse), model(dense, sparse))
 
 
-@pytest.mark.parametrize("wide", [False, "bpe"])
+@pytest.mark.parametrize("wide", [False, "bpe", "summary", "replacement"])
 def test_compiled_gradients(wide):
     model = trained(wide).train()
     model.zero_grad()
@@ -101,7 +112,7 @@ def test_compiled_gradients(wide):
         torch.testing.assert_close(value.grad, expected[name])
 
 
-@pytest.mark.parametrize("wide", [True, "bpe"])
+@pytest.mark.parametrize("wide", [True, "bpe", "summary", "replacement"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.int8, 2e-2), (torch.half, 1e-3)])
 def test_quantised_tables(dtype, tolerance, wide):
     model = trained(wide)
@@ -191,7 +202,7 @@ def test_parts_alone(part, way):
     assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("wide", [False, "bpe"])
+@pytest.mark.parametrize("wide", [False, "bpe", "summary", "replacement"])
 def test_bfloat16_autocast(wide):
     model = trained(wide)
     dense, sparse, _ = hosts.batch(size=9)
@@ -201,7 +212,7 @@ def test_bfloat16_autocast(wide):
         torch.testing.assert_close(rounded.float(), model(dense, sparse), atol=0.1, rtol=0.05)
 
 
-@pytest.mark.parametrize("wide", [False, "bpe"])
+@pytest.mark.parametrize("wide", [False, "bpe", "summary", "replacement"])
 def test_meta_device_birth_then_empty_keeps_the_codes(wide):
     with torch.device("meta"):
         model = hosts.hybrid_dlrm(wide=wide)
@@ -210,9 +221,9 @@ def test_meta_device_birth_then_empty_keeps_the_codes(wide):
     expected = hosts.hybrid_dlrm(seed=3, wide=wide)
     model.load_state_dict(expected.state_dict())
     dense, sparse, _ = hosts.batch()
-    inter = (model.host if wide else model).inter_arch
-    inter.triu_indices.copy_((expected.host if wide else expected).inter_arch.triu_indices)
-    if wide:
+    inner, other = (getattr(each, "host", each).inter_arch for each in (model, expected))
+    inner.triu_indices.copy_(other.triu_indices)
+    if wide == "bpe":
         for table in expected.branch.ebc.embedding_bags.values():
             torch.nn.init.normal_(table.weight)
         model.load_state_dict(expected.state_dict())
