@@ -32,6 +32,13 @@ def test_memorization(capsys):
     assert found["codes + units"]["head"] > found["codes + shuffled"]["head"] + 0.005
 
 
+def test_search_attention(capsys):
+    found = run("search_attention.py")
+    assert "AUC on new items" in capsys.readouterr().out
+    assert found["id + SIDs"] > found["id"] + 0.06
+    assert found["id + SIDs"] > found["id + shuffled SIDs"] + 0.06
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) <= 150
