@@ -69,6 +69,7 @@ bench: $(PEERS)
 	$(BIN)/python -m benchmarks.tokenizers
 	$(BIN)/python -m benchmarks.sid_lookup
 	$(BIN)/python -m benchmarks.hybrid_step
+	$(BIN)/python -m benchmarks.sid_expansion
 	$(BIN)/python -m benchmarks.page
 
 claims: $(STAMP)
@@ -77,6 +78,7 @@ claims: $(STAMP)
 	$(BIN)/python -m benchmarks.heads_and_fusion
 	$(BIN)/python -m benchmarks.tokenizer_ablation
 	$(BIN)/python -m benchmarks.tokenizers_in_a_ranker
+	$(BIN)/python -m benchmarks.shootout
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.picture

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.embedding_pages import sid_expansion
 from benchmarks.tables import table
 from benchmarks.tokenizer_pages import (
     ablation,
@@ -205,6 +206,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "metrics_memory": metrics_memory,
     "sid_lookup": sid_lookup,
     "hybrid_step": hybrid_step,
+    "sid_expansion": sid_expansion,
 }
 FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "binning": ("metrics", binning),
