@@ -57,7 +57,7 @@ class HybridEmbeddingBagCollection(nn.Module):
 
     Example:
         >>> import numpy as np
-        >>> from sidrank.embeddings import RawIDSource
+        >>> from sidrank.embeddings import RawIDSource, SIDExpander
         >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
         >>> sids = SIDTable(np.arange(9), np.zeros((9, 2), dtype=int), spec=SIDSpec((4, 4)))
         >>> expander = SIDExpander({"item": RawIDSource("item_raw", SIDLookup(sids))})

@@ -52,7 +52,7 @@ class MemorizationBranch(nn.Module):
 
     Example:
         >>> import numpy as np
-        >>> from sidrank.embeddings import RawIDSource
+        >>> from sidrank.embeddings import RawIDSource, SIDExpander
         >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
         >>> from sidrank.semantic_ids.bpe import SIDBPE
         >>> sids = SIDTable(np.arange(9), np.zeros((9, 2), dtype=int), spec=SIDSpec((4, 4)))
@@ -129,7 +129,7 @@ class GeneralizationBranch(nn.Module):
 
     Example:
         >>> import numpy as np
-        >>> from sidrank.embeddings import RawIDSource
+        >>> from sidrank.embeddings import RawIDSource, SIDExpander
         >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
         >>> sids = SIDTable(np.arange(9), np.zeros((9, 2), dtype=int), spec=SIDSpec((4, 4)))
         >>> levels = SIDExpander({"item": RawIDSource("raw", SIDLookup(sids))}, mode="level")
