@@ -23,8 +23,9 @@ HEAD = """# What is claimed
 
 One row for each system whose mechanism belongs here, whether it came out for us or not. A figure
 is a difference of AUC with its 95% joint interval over users and {seeds} paired seeds; settings
-were chosen on validation rows. The tokenizers, with figures of other kinds, have
-[a page of their own](guide/tokenizers-measured.md). *Known* grades our source: A official code or
+were chosen on validation rows. Figures of other kinds stand in the guide: those of
+[the tokenizers](guide/tokenizers-measured.md) and of a shoot-out on
+[a planted log](guide/semantic-ids-in-ranking.md). *Known* grades our source: A official code or
 agreeing quotations of the paper, B one detailed second-hand reading, C the abstract alone.
 `make claims` runs the experiments, writes their JSON to `benchmarks/results/` and then this page.
 What the data can and cannot show: MovieLens-100K is small, old and dense; a gain here says that
@@ -66,6 +67,15 @@ TOKENIZERS = {
     "UniRec": _tokenizer("tokenizers_in_a_ranker", "in a ranker", _IN_A_RANKER),
 }
 
+_SHOOTOUT = "guide/semantic-ids-in-ranking.md#what-they-gain"
+IN_RANKING = {
+    name: Claim("shootout", f"[{words}]({_SHOOTOUT})")
+    for name, words in {
+        "Farewell to Item IDs": "shoot-out",
+        "GLASS": "shoot-out, SID-Tier token",
+    }.items()
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,7 +99,7 @@ def main() -> None:
 def page(demo: Mapping[str, Any] | None) -> str:
     """The ledger as Markdown; without results every row says "not yet"."""
     seeds = SEEDS if demo is None else demo["settings"]["seeds"]
-    claims = dict(TOKENIZERS)
+    claims = TOKENIZERS | IN_RANKING
     if demo is not None:
         claims["SID-Coord"] = Claim("demo", "[see below](#sid-coord-the-gate)")
     lines = [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.embedding_pages import sid_expansion
+from benchmarks.shootout_page import shootout
 from benchmarks.tables import table
 from benchmarks.tokenizer_pages import (
     ablation,
@@ -214,6 +215,7 @@ FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fsq_collisions": ("fsq_collisions", fsq_collisions),
     "fused_views": ("heads_and_fusion", fused_views),
     "parallel_heads": ("heads_and_fusion", parallel_heads),
+    "shootout": ("shootout", shootout),
     "ties": ("metrics", ties),
     "tokenizer_ablation": ("tokenizer_ablation", ablation),
     "tokenizers_in_a_ranker": ("tokenizers_in_a_ranker", in_a_ranker),

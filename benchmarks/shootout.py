@@ -77,6 +77,8 @@ def main() -> None:
         pairs = [(arm, arguments.rows, arguments.seeds) for arm in arguments.arms if arm != "hid"]
         for found in pool.imap_unordered(interval, pairs):
             report["intervals"] |= found
+    chosen = [] if arguments.arms == list(ARMS) else ["--arms", *arguments.arms]
+    report["command"] = " ".join(["python -m benchmarks.shootout", *chosen])
     write(arguments.out, report)
 
 
