@@ -11,7 +11,7 @@ apart), the share of rows made cold (0.15, 0.3), passes (a third one overfits), 
 worse, 128 x 64 x 64 no better). No arm was tuned on its own.
 
 python -m benchmarks.shootout                  about half an hour on two cores; goes on where it was
-python -m benchmarks.shootout --arms hid bpe --seeds 1 --out /tmp/some.json
+python -m benchmarks.shootout --arms hid bpe --seeds 1 --out some.json
 """
 
 import argparse

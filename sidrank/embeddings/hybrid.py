@@ -101,7 +101,7 @@ class HybridEmbeddingBagCollection(nn.Module):
         self._check_gates(gates, sid_tables)
 
         self.expander = expander
-        self.ebc = _merge(host, sid_tables)
+        self.ebc = _merge(host, self._host_configs, sid_tables)
         num_resolutions = len(expander.resolutions)
         self.fusions = nn.ModuleList(
             ResolutionAttention(dim=self._widths[key], num_resolutions=num_resolutions)
@@ -179,18 +179,8 @@ class HybridEmbeddingBagCollection(nn.Module):
                 raise ValueError(
                     f"expander keys must be outputs of the host, {list(self._hosts)}, got {key}"
                 )
-            host = self._hosts[key]
+            _check_fit(key, self._hosts[key], sid_tables)
             for config in sid_tables:
-                if config.embedding_dim != host.embedding_dim:
-                    raise ValueError(
-                        f"sid_tables must have the width of {key}, {host.embedding_dim},"
-                        f" got {config.embedding_dim} in {config.name}"
-                    )
-                if config.pooling != host.pooling:
-                    raise ValueError(
-                        f"sid_tables must pool as the host pools {key}, {host.pooling.name},"
-                        f" got {config.pooling.name} in {config.name}"
-                    )
                 if isinstance(gate, ResidualGate) and not _born_zero(config):
                     raise ValueError(
                         f"sid_tables must be zero at birth under a ResidualGate ({key}),"
@@ -220,18 +210,38 @@ def _check_tables(
     expander.check_tables(sid)
 
 
+def _check_fit(
+    key: str, host: EmbeddingBagConfig, sid_tables: Sequence[EmbeddingBagConfig]
+) -> None:
+    """Refuse tables that cannot stand beside, or for, the host's table of an item feature."""
+    for config in sid_tables:
+        if config.embedding_dim != host.embedding_dim:
+            raise ValueError(
+                f"sid_tables must have the width of {key}, {host.embedding_dim},"
+                f" got {config.embedding_dim} in {config.name}"
+            )
+        if config.pooling != host.pooling:
+            raise ValueError(
+                f"sid_tables must pool as the host pools {key}, {host.pooling.name},"
+                f" got {config.pooling.name} in {config.name}"
+            )
+
+
 def _merge(
-    host: EmbeddingBagCollection, sid_tables: Sequence[EmbeddingBagConfig]
+    host: EmbeddingBagCollection,
+    kept: Sequence[EmbeddingBagConfig],
+    sid_tables: Sequence[EmbeddingBagConfig],
 ) -> EmbeddingBagCollection:
     """One stock collection over both, around the host's own parameters."""
     merged = EmbeddingBagCollection(
-        tables=[*host.embedding_bag_configs(), *sid_tables],
+        tables=[*kept, *sid_tables],
         is_weighted=host.is_weighted(),
         device=torch.device("meta"),
     )
     born = EmbeddingBagCollection(tables=list(sid_tables), device=host.device)
+    new = {config.name for config in sid_tables}
     for name in merged.embedding_bags:
-        source = host if name in host.embedding_bags else born
+        source = born if name in new else host
         merged.embedding_bags[name] = source.embedding_bags[name]
     merged._device = host.device  # pyright: ignore[reportPrivateUsage]
     merged.train(host.training)

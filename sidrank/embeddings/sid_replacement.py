@@ -106,7 +106,7 @@ class SIDReplacement(nn.Module):
         self._sid_features = [] if expander is None else [*map(expander.feature_names, self.keys)]
 
         self.expander = expander
-        self.ebc = _merge(host, kept, sid_tables)
+        self.ebc = hybrid._merge(host, kept, sid_tables)  # pyright: ignore[reportPrivateUsage]
         num_resolutions = 0 if expander is None else len(expander.resolutions)
         self.fusions = nn.ModuleList(
             ResolutionAttention(dim=self._widths[key], num_resolutions=num_resolutions)
@@ -159,7 +159,7 @@ class SIDReplacement(nn.Module):
         expanded = features if self.expander is None else self.expander(features)
         if type(self.ebc) is EmbeddingBagCollection:  # sharded, it serves an empty batch
             expanded = sid_expander.require_rows(expanded)
-        columns = _split(self.ebc(expanded))
+        columns = hybrid._columns(self.ebc(expanded))  # pyright: ignore[reportPrivateUsage]
         values = {name: columns[column] for name, column in self._columns.items()}
         for index, (key, fusion) in enumerate(zip(self.keys, self.fusions, strict=True)):
             names = self._sid_features[index]
@@ -170,7 +170,7 @@ class SIDReplacement(nn.Module):
             values[key] = projection(source(features))
             if self._hosts[key].pooling == PoolingType.MEAN:
                 values[key] = _mean(values[key], features, self._content_features[index])
-        return _keyed_tensor(
+        return hybrid._keyed_tensor(  # pyright: ignore[reportPrivateUsage]
             list(self._widths), list(self._widths.values()), [values[key] for key in self._widths]
         )
 
@@ -189,18 +189,7 @@ class SIDReplacement(nn.Module):
             return
         hybrid._check_tables(kept, sid_tables, expander)  # pyright: ignore[reportPrivateUsage]
         for key in self.keys:
-            host = self._hosts[key]
-            for config in sid_tables:
-                if config.embedding_dim != host.embedding_dim:
-                    raise ValueError(
-                        f"sid_tables must have the width of {key}, {host.embedding_dim},"
-                        f" got {config.embedding_dim} in {config.name}"
-                    )
-                if config.pooling != host.pooling:
-                    raise ValueError(
-                        f"sid_tables must pool as the host pools {key}, {host.pooling.name},"
-                        f" got {config.pooling.name} in {config.name}"
-                    )
+            hybrid._check_fit(key, self._hosts[key], sid_tables)  # pyright: ignore[reportPrivateUsage]
 
 
 def _check_contents(contents: Mapping[str, ContentSource], keys: Sequence[str]) -> None:
@@ -232,37 +221,6 @@ def _without(
     return kept, dict(zip(left, columns, strict=True))
 
 
-def _merge(
-    host: EmbeddingBagCollection,
-    kept: Sequence[EmbeddingBagConfig],
-    sid_tables: Sequence[EmbeddingBagConfig],
-) -> EmbeddingBagCollection:
-    """One stock collection, around the host's own parameters."""
-    merged = EmbeddingBagCollection(
-        tables=[*kept, *sid_tables],
-        is_weighted=host.is_weighted(),
-        device=torch.device("meta"),
-    )
-    born = EmbeddingBagCollection(tables=list(sid_tables), device=host.device)
-    new = {config.name for config in sid_tables}
-    for name in merged.embedding_bags:
-        source = born if name in new else host
-        merged.embedding_bags[name] = source.embedding_bags[name]
-    merged._device = host.device  # pyright: ignore[reportPrivateUsage]
-    merged.train(host.training)
-    return merged
-
-
-@torch.fx.wrap
-def _split(pooled: KeyedTensor) -> dict[str, Tensor]:
-    return pooled.to_dict()
-
-
 @torch.fx.wrap
 def _mean(sums: Tensor, features: KeyedJaggedTensor, name: str) -> Tensor:
     return sums / features[name].lengths().clamp(min=1).unsqueeze(1)
-
-
-@torch.fx.wrap
-def _keyed_tensor(keys: list[str], widths: list[int], values: list[Tensor]) -> KeyedTensor:
-    return KeyedTensor(keys=keys, length_per_key=widths, values=torch.cat(values, dim=1))
