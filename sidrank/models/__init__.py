@@ -1,6 +1,13 @@
 """Rankers assembled from the other rooms: examples to read, and to start from."""
 
+from sidrank.models.item_behaviours import ItemBehaviours
 from sidrank.models.sid_behaviours import SIDBehaviours
 from sidrank.models.sid_ranker import SIDRanker
+from sidrank.models.token_former import TokenFormer
 
-__all__ = ["SIDBehaviours", "SIDRanker"]
+__all__ = [
+    "ItemBehaviours",
+    "SIDBehaviours",
+    "SIDRanker",
+    "TokenFormer",
+]

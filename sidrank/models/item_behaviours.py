@@ -1,0 +1,120 @@
+"""Candidates and a history as vectors, out of a batch and one ``EmbeddingCollection``.
+
+An item is what several features say of it (id, category, shop, action): their embeddings side by
+side. The newest behaviours are kept where a history is longer than there is room for. The
+collection is a stock one, so it shards as any sequence table does. (TorchRec 1.8 cannot shard it
+data-parallel on a CPU; table-, row- and column-wise are fine.)
+
+Shapes: ``B`` rows, ``C`` candidates, ``L`` behaviours, ``E`` width of an item.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingCollection, JaggedTensor, KeyedJaggedTensor
+
+__all__ = ["ItemBehaviours"]
+
+
+class ItemBehaviours(nn.Module):
+    """Embeddings of the candidates of a row and of its padded history.
+
+    Args:
+        collection: The tables of all features named below.
+        target: Features of the candidates, one id a candidate in each.
+        history: The same features of the behaviours, oldest first, one id a behaviour in each.
+        max_length: Behaviours of a row that are read, the last ones of its bags.
+        num_candidates: Candidates of a row, ``C``; rows with fewer are filled with zeros.
+
+    Raises:
+        ValueError: If a size is less than one, a feature has no table, or target and history
+            differ in number.
+
+    Example:
+        >>> from torchrec.modules.embedding_configs import EmbeddingConfig
+        >>> tables = EmbeddingCollection(tables=[EmbeddingConfig(
+        ...     name="t", embedding_dim=4, num_embeddings=9, feature_names=["item", "seen"])])
+        >>> behaviours = ItemBehaviours(tables, target=["item"], history=["seen"], max_length=5)
+        >>> batch = KeyedJaggedTensor.from_lengths_sync(
+        ...     keys=["item", "seen"], values=torch.tensor([7, 8, 8, 7]),
+        ...     lengths=torch.tensor([1, 1, 2, 0]))
+        >>> target, history, mask = behaviours(batch)
+        >>> target.shape, history.shape, mask.sum(dim=1)
+        (torch.Size([2, 1, 4]), torch.Size([2, 5, 4]), tensor([2, 0]))
+    """
+
+    def __init__(
+        self,
+        collection: EmbeddingCollection,
+        *,
+        target: Sequence[str],
+        history: Sequence[str],
+        max_length: int,
+        num_candidates: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, size in (("max_length", max_length), ("num_candidates", num_candidates)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        tables = collection.embedding_configs()
+        known = [feature for table in tables for feature in table.feature_names]
+        for feature in (*target, *history):
+            if feature not in known:
+                raise ValueError(f"collection must have the feature {feature}, got {known}")
+        if not target or len(target) != len(history):
+            raise ValueError(
+                "history must have as many features as target and at least one, "
+                f"got {list(history)} for {list(target)}"
+            )
+        self.max_length = max_length
+        self.num_candidates = num_candidates
+        self.dim = len(target) * tables[0].embedding_dim  # a collection has one width
+        self._target = list(target)
+        self._history = list(history)
+        self.ec = collection
+
+    def forward(self, features: KeyedJaggedTensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Look candidates and history up.
+
+        Args:
+            features: The batch.
+
+        Returns:
+            Candidates ``[B, C, E]``, histories ``[B, L, E]`` and which behaviours are real, bool
+            ``[B, L]``, with ``L = max_length``. What is not real is zero and comes last.
+
+        Raises:
+            ValueError: If the features of an item are not as many ids.
+        """
+        found = self.ec(features)
+        target = _first([found[name] for name in self._target], self.num_candidates)
+        history, real = _last([found[name] for name in self._history], self.max_length)
+        return target, history, real
+
+
+@torch.fx.wrap
+def _first(features: list[JaggedTensor], length: int) -> Tensor:
+    return torch.cat([feature.to_padded_dense(length) for feature in features], dim=2)
+
+
+@torch.fx.wrap
+def _last(features: list[JaggedTensor], length: int) -> tuple[Tensor, Tensor]:
+    if not torch.compiler.is_compiling():  # where these numbers are not known
+        numbers = [feature.values().shape[0] for feature in features]
+        if min(numbers) != max(numbers):
+            raise ValueError(f"history must have as many ids in each feature, got {numbers}")
+    parts = [_newest(feature, length) for feature in features]
+    return torch.cat([part for part, _ in parts], dim=2), parts[0][1]
+
+
+def _newest(feature: JaggedTensor, length: int) -> tuple[Tensor, Tensor]:
+    values, lengths = feature.values(), feature.lengths().long()
+    kept = lengths.clamp(max=length).unsqueeze(1)
+    places = torch.arange(length, device=lengths.device)
+    real = places < kept
+    index = lengths.cumsum(0).unsqueeze(1) - kept + places
+    # what is not real reads the row of zeros behind all others
+    rows = nn.functional.pad(values, (0, 0, 0, 1))
+    chosen = torch.where(real, index, values.shape[0]).flatten()
+    return rows.index_select(0, chosen).view(-1, length, values.shape[1]), real
