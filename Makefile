@@ -7,6 +7,8 @@ TORCH_INDEX ?=
 TORCH := torch==2.13.0
 
 BIN := .venv/bin
+# tests keep to one thread each, so two of them run side by side
+PYTEST := .venv/bin/python -m pytest -n 2 --dist worksteal
 STAMP := .venv/.installed
 PEERS := .venv/.peers-installed
 # the first of these that is Python 3.11 or newer; PYTHON=... names the only one
@@ -47,7 +49,7 @@ demo: $(STAMP)
 	$(BIN)/sidrank demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # cheapest first
 check: $(STAMP)
@@ -57,7 +59,7 @@ check: $(STAMP)
 	$(BIN)/pydoclint sidrank
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/sphinx-build -W --keep-going -n -q -E docs build/docs
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 $(PEERS): requirements-bench.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-bench.txt
@@ -70,6 +72,10 @@ bench: $(PEERS)
 	$(BIN)/python -m benchmarks.sid_lookup
 	$(BIN)/python -m benchmarks.hybrid_step
 	$(BIN)/python -m benchmarks.sid_expansion
+	$(BIN)/python -m benchmarks.windowed_attention
+	$(BIN)/python -m benchmarks.evolutionary_attention
+	$(BIN)/python -m benchmarks.compression_tokens
+	$(BIN)/python -m benchmarks.token_former
 	$(BIN)/python -m benchmarks.page
 
 claims: $(STAMP)

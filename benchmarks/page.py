@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compression_pages import compression_tokens
 from benchmarks.embedding_pages import sid_expansion
+from benchmarks.sequence_pages import token_former, windowed_attention
 from benchmarks.shootout_page import shootout
+from benchmarks.sparse_pages import evolutionary_attention
 from benchmarks.tables import table
 from benchmarks.tokenizer_pages import (
     ablation,
@@ -208,6 +211,10 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "sid_lookup": sid_lookup,
     "hybrid_step": hybrid_step,
     "sid_expansion": sid_expansion,
+    "windowed_attention": windowed_attention,
+    "evolutionary_attention": evolutionary_attention,
+    "compression_tokens": compression_tokens,
+    "token_former": token_former,
 }
 FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "binning": ("metrics", binning),

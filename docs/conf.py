@@ -26,7 +26,7 @@ napoleon_numpy_docstring = False
 # No network while building, so other projects' names cannot be looked up.
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|numpy|np|os|pathlib|torch|torchrec|typing)\..*"),
-    ("py:.*", r"(Tensor|nn\.Module|Path|optional)"),
+    ("py:.*", r"(Tensor|nn\.Module|Path|optional|tuple\[int)"),
 ]
 
 html_theme = "furo"

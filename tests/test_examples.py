@@ -39,6 +39,18 @@ def test_search_attention(capsys):
     assert found["id + SIDs"] > found["id + shuffled SIDs"] + 0.06
 
 
+def test_instance_tokens(capsys):
+    found = run("instance_tokens.py")
+    assert "host + instances" in capsys.readouterr().out
+    assert all(found["host + instances"] > found[name] + 0.06 for name in list(found)[:3])
+
+
+def test_train_token_former(capsys):
+    found = run("train_token_former.py")
+    assert "AUC of clicks" in capsys.readouterr().out
+    assert found["windows 8, 4"] > found["somebody else's history"] + 0.08
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) <= 150

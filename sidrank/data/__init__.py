@@ -5,6 +5,12 @@ from sidrank.data.columns import Batch, Text, TextIndex
 from sidrank.data.exposure_statistics import ExposureStatistics, refuse_future_statistics
 from sidrank.data.movielens import MovieLens, find_recbole_files, read_movielens
 from sidrank.data.planted import PlantedLog, PlantedSettings, plant_log
+from sidrank.data.planted_sequences import (
+    PlantedSequences,
+    SequenceSettings,
+    SequenceShares,
+    plant_sequences,
+)
 from sidrank.data.rows import RowFile, open_rows
 
 __all__ = [
@@ -13,13 +19,17 @@ __all__ = [
     "ExposureStatistics",
     "MovieLens",
     "PlantedLog",
+    "PlantedSequences",
     "PlantedSettings",
     "RowFile",
+    "SequenceSettings",
+    "SequenceShares",
     "Text",
     "TextIndex",
     "find_recbole_files",
     "open_rows",
     "plant_log",
+    "plant_sequences",
     "read_movielens",
     "refuse_future_statistics",
 ]

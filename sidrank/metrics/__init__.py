@@ -17,6 +17,7 @@ from sidrank.metrics.calibration import (
 )
 from sidrank.metrics.cohorts import exposure_slices, sid_prefixes
 from sidrank.metrics.delong import AUCDifference, AUCEstimate, delong, paired_delong
+from sidrank.metrics.effective_rank import StreamingEffectiveRank, effective_rank
 from sidrank.metrics.expected_auc import bayes_auc, expected_auc
 from sidrank.metrics.grouped_auc import GroupAUCs, group_aucs, grouped_auc
 from sidrank.metrics.hierarchical_recall import hierarchical_recall
@@ -24,6 +25,7 @@ from sidrank.metrics.intervals import Interval, PairedRun, paired_interval
 from sidrank.metrics.log_loss import log_loss, normalized_entropy
 from sidrank.metrics.multiplicity import benjamini_hochberg
 from sidrank.metrics.requests import hit_rate, mean_reciprocal_rank, ndcg
+from sidrank.metrics.sequential_collapse import SequentialCollapse, sequential_collapse
 from sidrank.metrics.slices import SliceMetrics, Slices, slice_metrics
 from sidrank.metrics.streaming_auc import Bounds, StreamingAUC
 from sidrank.metrics.streaming_grouped_auc import StreamingGroupedAUC
@@ -36,9 +38,11 @@ __all__ = [
     "Interval",
     "PairedRun",
     "Reliability",
+    "SequentialCollapse",
     "SliceMetrics",
     "Slices",
     "StreamingAUC",
+    "StreamingEffectiveRank",
     "StreamingGroupedAUC",
     "auc",
     "bayes_auc",
@@ -47,6 +51,7 @@ __all__ = [
     "calibration",
     "cluster_bootstrap",
     "delong",
+    "effective_rank",
     "expected_auc",
     "expected_calibration_error",
     "exposure_slices",
@@ -61,6 +66,7 @@ __all__ = [
     "paired_delong",
     "paired_interval",
     "reliability",
+    "sequential_collapse",
     "sid_prefixes",
     "slice_metrics",
 ]

@@ -70,21 +70,18 @@ class InstanceSpec:
 
 
 class InstanceHistory(NamedTuple):
-    """What requests may know of the past of their users, oldest first, padding last.
-
-    Attributes:
-        vectors: Shape ``[B, T, D]``, float32; zero at padding.
-        sides: Shape ``[B, T, S]``, int64; -1 what was not known yet, and at padding.
-        mask: Which instances are real, shape ``[B, T]``, bool.
-        event_times: Shape ``[B, T]``, int64; 0 at padding.
-        instances: Their ids, shape ``[B, T]``, int64; 0 at padding.
-    """
+    """What requests may know of the past of their users, oldest first, padding last."""
 
     vectors: Tensor
+    """Shape ``[B, T, D]``, float32; zero at padding."""
     sides: Tensor
+    """Shape ``[B, T, S]``, int64; -1 what was not known yet, and at padding."""
     mask: Tensor
+    """Which instances are real, shape ``[B, T]``, bool."""
     event_times: Tensor
+    """Shape ``[B, T]``, int64; 0 at padding."""
     instances: Tensor
+    """Their ids, shape ``[B, T]``, int64; 0 at padding."""
 
 
 def instance_ids(requests: object, creatives: object, times: object) -> NDArray[np.int64]:

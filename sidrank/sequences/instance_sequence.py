@@ -120,7 +120,7 @@ class InstanceSequence(nn.Module):
         Args:
             query: What is known of the request and each candidate, shape ``[B, C, query_dim]``.
             vectors: Of the instances, as of the request, shape ``[B, T, D]``; see
-                :meth:`InstanceStore.as_of <sidrank.sequences.instance_store.InstanceStore.as_of>`.
+                :meth:`InstanceStore.as_of <sidrank.sequences.InstanceStore.as_of>`.
             sides: How they went, as far as it was known then, shape ``[B, T, S]``.
             mask: Which instances are real, shape ``[B, T]``, bool.
 

@@ -51,7 +51,7 @@ class InstanceStore(Protocol):
 
     @property
     def time_to_live(self) -> int | None:
-        """How long an instance is seen, in the unit of the times; None: for ever."""
+        """How long an instance is seen, in the unit of the times (None is for ever)."""
         ...
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class InstanceStore(Protocol):
         Args:
             users: Shape ``[n]``.
             instances: Ids, shape ``[n]``, see
-                :func:`~sidrank.sequences.instance_rows.instance_ids`. Of two with one user and
+                :func:`~sidrank.sequences.instance_ids`. Of two with one user and
                 one id, in one call or in two, the later holds.
             event_times: When each happened, in any integer unit, shape ``[n]``.
             label_times: From when each side is known, same unit, shape ``[n, S]``.

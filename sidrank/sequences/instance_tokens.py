@@ -38,15 +38,12 @@ __all__ = ["InstanceTokenizer", "InstanceTokens", "user_order"]
 
 
 class InstanceTokens(NamedTuple):
-    """What an :class:`InstanceTokenizer` makes.
-
-    Attributes:
-        logits: Of each impression, shape ``[B, T]``; zero at padding.
-        tokens: To be stored, shape ``[B, T, D]``, within ``[0, 1]``; zero at padding.
-    """
+    """What an :class:`InstanceTokenizer` makes."""
 
     logits: Tensor
+    """Of each impression, shape ``[B, T]``; zero at padding."""
     tokens: Tensor
+    """To be stored, shape ``[B, T, D]``, within ``[0, 1]``; zero at padding."""
 
 
 class InstanceTokenizer(nn.Module):

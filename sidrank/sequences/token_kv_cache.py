@@ -1,7 +1,7 @@
 r"""Compressed histories by user, kept from one request to the next.
 
 A job off the request path computes keys and values of the learned tokens of each user
-(:meth:`~sidrank.sequences.compression_tokens.CompressionTokens.compress`); a request reads its
+(:meth:`~sidrank.sequences.CompressionTokens.compress`); a request reads its
 users' rows. What is read was never computed from behaviours later than the request, never by
 another model, and a user who is not there is read as one without a past.
 
@@ -31,20 +31,18 @@ _LOWEST = torch.iinfo(torch.int64).min
 
 
 class TokenStates(NamedTuple):
-    """What is left of old behaviours: the learned tokens as each layer reads them.
-
-    Attributes:
-        keys: Shape ``[N, B, H, M, d]``.
-        values: Shape ``[N, B, H, M, d]``.
-        mask: Which tokens are there, shape ``[B, M]``, bool.
-        length: How many behaviours and learned tokens came before, int64 ``[B]``: the position
-            of what comes next.
-    """
+    """What is left of old behaviours: the learned tokens as each layer reads them."""
 
     keys: Tensor
+    """Shape ``[N, B, H, M, d]``."""
     values: Tensor
+    """Shape ``[N, B, H, M, d]``."""
     mask: Tensor
+    """Which tokens are there, shape ``[B, M]``, bool."""
     length: Tensor
+    """How many behaviours and learned tokens came before, int64 ``[B]``: the position of what
+    comes next.
+    """
 
 
 class TokenKVCache:
@@ -98,7 +96,7 @@ class TokenKVCache:
         """Read what was known of users at the times of their requests.
 
         Behaviours at or after the returned cut-off are the recent ones, to be given to
-        :meth:`~sidrank.sequences.compression_tokens.CompressionTokens.recent`; earlier ones are
+        :meth:`~sidrank.sequences.CompressionTokens.recent`; earlier ones are
         inside.
 
         Args:

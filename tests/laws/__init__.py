@@ -1,0 +1,11 @@
+"""Modules that must obey the laws of tests/test_module_laws.py: a new one joins with one entry.
+
+``inputs(rows)`` makes keyword arguments for that many rows, of which one has an empty history; an
+argument that is a list has entries named ``x.0``, ``x.1``. ``state`` are the names in the
+checkpoint: they are public. ``masks`` says which arguments a mask covers, ``candidates`` which have
+candidates on axis 1. Constants are made once, so that building on the meta device finds real ones.
+"""
+
+from tests.laws import encoders, layers, losses, sequences, towers
+
+CASES = [*layers.CASES, *losses.CASES, *sequences.CASES, *encoders.CASES, *towers.CASES]

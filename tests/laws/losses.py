@@ -1,0 +1,25 @@
+"""Cases of ``sidrank.losses``."""
+
+import torch
+
+from sidrank.losses import Q2ILoss, SIDItemContrast
+from tests.laws.case import Case, D
+
+CASES = [
+    Case(
+        Q2ILoss,
+        lambda b: {
+            "queries": torch.randn(b, D),
+            "items": torch.randn(b, D),
+            "ids": torch.arange(b),
+        },
+        "",
+        rows=False,
+    ),
+    Case(
+        lambda: SIDItemContrast(sid_dim=D, item_dim=5, dim=6),
+        lambda b: {"sids": torch.randn(b, D), "items": torch.randn(b, 5), "ids": torch.arange(b)},
+        "sid.weight item.weight",
+        rows=False,
+    ),
+]
