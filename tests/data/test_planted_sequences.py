@@ -153,7 +153,6 @@ class TestBehaviours:
         assert np.mean(by_sign[1]) > 0.8
         assert np.mean(by_sign[-1]) < 0.35
 
-
     def test_the_brand_bought_lasts_ten_days(self, log):
         buys = log.event_type == 2
         user, brand = log.event_user[buys], log.item_brand[log.event_item[buys]]
