@@ -85,6 +85,8 @@ claims: $(STAMP)
 	$(BIN)/python -m benchmarks.tokenizer_ablation
 	$(BIN)/python -m benchmarks.tokenizers_in_a_ranker
 	$(BIN)/python -m benchmarks.shootout
+	$(BIN)/python -m benchmarks.shootout_movielens
+	$(BIN)/python -m benchmarks.shootout_alignment
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.picture

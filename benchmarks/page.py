@@ -11,7 +11,9 @@ from typing import Any
 from benchmarks.compression_pages import compression_tokens
 from benchmarks.embedding_pages import sid_expansion
 from benchmarks.sequence_pages import token_former, windowed_attention
+from benchmarks.shootout_movielens_page import shootout_movielens
 from benchmarks.shootout_page import shootout
+from benchmarks.shootout_why_page import alignment_stage_page
 from benchmarks.sparse_pages import evolutionary_attention
 from benchmarks.tables import table
 from benchmarks.tokenizer_pages import (
@@ -223,6 +225,8 @@ FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fused_views": ("heads_and_fusion", fused_views),
     "parallel_heads": ("heads_and_fusion", parallel_heads),
     "shootout": ("shootout", shootout),
+    "shootout_alignment": ("shootout_alignment", alignment_stage_page),
+    "shootout_movielens": ("shootout_movielens", shootout_movielens),
     "ties": ("metrics", ties),
     "tokenizer_ablation": ("tokenizer_ablation", ablation),
     "tokenizers_in_a_ranker": ("tokenizers_in_a_ranker", in_a_ranker),

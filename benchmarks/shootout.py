@@ -10,7 +10,7 @@ in two dozen trials, for the host and for the host with SIDs as fields alike: st
 apart), the share of rows made cold (0.15, 0.3), passes (a third one overfits), levels (32³ is
 worse, 128 x 64 x 64 no better). No arm was tuned on its own.
 
-python -m benchmarks.shootout                  about half an hour on two cores; goes on where it was
+python -m benchmarks.shootout                  under an hour on two cores; goes on where it was
 python -m benchmarks.shootout --arms hid bpe --seeds 1 --out some.json
 """
 
@@ -18,7 +18,7 @@ import argparse
 import json
 import multiprocessing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -39,10 +39,9 @@ SEEDS = 5
 LEVELS = (64, 64, 64)
 RECIPE = Recipe()
 HOST_RECIPE = Recipe(item_decay=0.5, decay=0.5, cold=0.15)
-BY_HOST_RECIPE = ("hid", "wide", "two_scalars", "random_hash")
-KNOBS = (0.0, 0.5)  # and 1.0, where all arms run
-KNOB_SEEDS = 3
-KNOB_ARMS = ("hid", "two_scalars", "multires", "history")
+BY_HOST_RECIPE = ("hid", "wide", "two_scalars", "random_hash", "multires_shuffled")
+KNOBS = (0.0, 0.25, 0.5, 0.75)  # and 1.0, where all arms run
+KNOB_ARMS = ("hid", "multires", "multires_shuffled", "two_scalars")
 SLICES = ("all", "new_tail", "head")
 DRAWS = 100
 
@@ -74,7 +73,11 @@ def main() -> None:
                 run["seed"], run["structure"], run["arm"], f"{run['seconds']:.0f} s",
                 " ".join(f"{name} {auc[name]:.4f}" for name in SLICES), flush=True,
             )  # fmt: skip
-        pairs = [(arm, arguments.rows, arguments.seeds) for arm in arguments.arms if arm != "hid"]
+        changed = {task[0] for task in missing if task[2] == 1.0}
+        stale = [arm for arm in arguments.arms if arm in changed or arm not in report["intervals"]]
+        if "hid" in changed:
+            stale = arguments.arms
+        pairs = [(arm, arguments.rows, arguments.seeds) for arm in stale if arm != "hid"]
         for found in pool.imap_unordered(interval, pairs):
             report["intervals"] |= found
     chosen = [] if arguments.arms == list(ARMS) else ["--arms", *arguments.arms]
@@ -86,9 +89,7 @@ def tasks(arms: Sequence[str], seeds: int, knobs: Sequence[float], rows: int) ->
     """Seed by seed, so that each process prepares a log once; the curve last."""
     found = [(arm, seed, 1.0, rows) for seed in range(seeds) for arm in arms]
     curve = [arm for arm in KNOB_ARMS if arm in arms]
-    return found + [
-        (a, s, knob, rows) for s in range(min(seeds, KNOB_SEEDS)) for knob in knobs for a in curve
-    ]
+    return found + [(a, s, knob, rows) for s in range(seeds) for knob in knobs for a in curve]
 
 
 def task_key(task: Task) -> tuple[str, int, float]:
@@ -116,9 +117,9 @@ def read(path: Path, rows: int) -> dict[str, Any]:
     return report
 
 
-def write(path: Path, report: dict[str, Any]) -> None:
+def write(path: Path, report: dict[str, Any], order: Callable[[Run], Any] | None = None) -> None:
     """Whole or not at all: the run may be stopped at any time."""
-    report["runs"].sort(key=_order)
+    report["runs"].sort(key=order or _order)
     path.parent.mkdir(exist_ok=True)
     waiting = path.with_suffix(".part")
     whole = {name: value for name, value in report.items() if name != "runs"}
@@ -187,7 +188,7 @@ def _world(seed: int, structure: float, rows: int) -> World:
         SCORES.mkdir(parents=True, exist_ok=True)
         test = world.parts["test"]
         columns: dict[str, Any] = {name: world.slices[name] for name in SLICES}
-        columns |= {"users": world.log.user[test], "labels": world.log.label[test]}
+        columns |= {"users": world.users[test], "labels": world.labels("test")}
         waiting = truth(seed, rows).with_suffix(f".{multiprocessing.current_process().pid}.npz")
         np.savez(waiting, **columns)
         waiting.replace(truth(seed, rows))

@@ -19,7 +19,7 @@ from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, PoolingType
 from torchrec.models.dlrm import DLRM
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from benchmarks.shootout_fields import EXTRA_KEYS, INIT, Alignment, Fields, make_field
+from benchmarks.shootout_fields import EXTRA_KEYS, Alignment, Fields, make_field
 from benchmarks.shootout_list import ARMS
 from benchmarks.shootout_rows import World
 from sidrank.embeddings import (
@@ -35,13 +35,19 @@ from sidrank.layers.semi_causal_ntp import SemiCausalNTPHead
 from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
 from sidrank.semantic_ids.bpe import SIDBPE
 
-__all__ = ["find", "make_arm", "sparse_parameters"]
+__all__ = [
+    "COUNTS",
+    "RAW_KEYS",
+    "Ranker",
+    "codes_of",
+    "expander_of",
+    "find",
+    "make_arm",
+    "sparse_parameters",
+]
 
-WIDTH, HIDDEN = 16, 64
-HOST_KEYS = ("user", "segment", "hour", "item", "history")
 RAW_KEYS = ("item_raw", "history_raw")
 COUNTS = ("impressions", "likes")
-UNITS = 20_000
 NTP_WEIGHT = 0.1
 
 
@@ -75,27 +81,30 @@ class Ranker(nn.Module):
 
 def make_arm(name: str, world: World, *, seed: int) -> Ranker:
     """Build an arm, ready to train."""
-    arm = ARMS[name]
+    arm, width = ARMS[name], world.size.width
     torch.manual_seed(seed)
     if arm.matched:
         goal = sum(p.numel() for p in make_arm(arm.matched, world, seed=seed).parameters())
-        width = WIDTH
         while sum(p.numel() for p in _host(world, width).parameters()) < goal:
             width += 1
         torch.manual_seed(seed)
         return _host(world, width)
     if arm == ARMS["hid"]:
-        return _host(world, WIDTH)
-    table = _codes(arm.codes, world, seed)
-    tables = _tables(world, WIDTH, hash_id=arm.hash_id)
-    keys = [key for key in HOST_KEYS if arm.hash_id or key not in ("item", "history")]
+        return _host(world, width)
+    table = codes_of(arm.codes, world, seed)
+    tables = _tables(world, width, hash_id=arm.hash_id)
+    keys = [key for key in world.keys if arm.hash_id or key not in ("item", "history")]
     keys += [*RAW_KEYS, *(["long_raw"] if arm.past == "long" else [])]
     inner: Any = EmbeddingBagCollection(tables=tables)  # drawn first
     sid_bags: dict[str, nn.Module] = {}
     fusion: nn.Module | None = None
     if arm.gate:
-        expander = _expander(table, arm.mode)
-        birth = nn.init.zeros_ if arm.gate == "residual" else partial(nn.init.normal_, std=INIT)
+        expander = expander_of(table, arm.mode)
+        birth = (
+            nn.init.zeros_
+            if arm.gate == "residual"
+            else partial(nn.init.normal_, std=world.size.init)
+        )
         counts = {"true": COUNTS, "shuffled": tuple(f"shuffled_{c}" for c in COUNTS), "": ()}
         read = counts[arm.statistics]
         keys += read
@@ -103,21 +112,21 @@ def make_arm(name: str, world: World, *, seed: int) -> Ranker:
         inner = HybridEmbeddingBagCollection(
             inner,
             expander.embedding_bag_configs(
-                embedding_dim=WIDTH, pooling=PoolingType.MEAN, init_fn=birth
+                embedding_dim=width, pooling=PoolingType.MEAN, init_fn=birth
             ),
             expander=expander,
             gates={"item": gate},
         )
         sid_bags = {k: v for k, v in inner.ebc.embedding_bags.items() if k.startswith("sid_")}
         fusion = inner.fusions[0]
-    fields = Fields(inner)
+    fields = Fields(inner, init=world.size.init)
     if arm.fields:
         mode = _bpe(table, world) if arm.fields == "bpe" else arm.fields
-        fields.add_expanded(_expander(table, mode, past=arm.past), "sid")
+        fields.add_expanded(expander_of(table, mode, past=arm.past), "sid")
         if arm.fields == "bpe" and arm.past:
-            fields.add_expanded(_expander(table, "level", past=arm.past), "code")
+            fields.add_expanded(expander_of(table, "level", past=arm.past), "code")
     elif arm.past:
-        fields.add_expanded(_expander(table, "level", past=arm.past, target=False), "past")
+        fields.add_expanded(expander_of(table, "level", past=arm.past, target=False), "past")
     for extra in arm.extra:
         keys += EXTRA_KEYS.get(extra, ())
         bags = fields.bags()
@@ -128,18 +137,18 @@ def make_arm(name: str, world: World, *, seed: int) -> Ranker:
             item=bags["item"],
             levels=levels,
             codes=_resolution_rows(table, "level"),
-            dim=WIDTH,
+            dim=width,
         )
     alignment = None
     if arm.alignment and fusion is not None:
         rows = _resolution_rows(table, arm.mode)
         alignment = Alignment(rows, [*sid_bags.values()], fusion)
-    dlrm = _dlrm(fields, world, WIDTH, numbers=0 if alignment is None else alignment.width)
+    dlrm = _dlrm(fields, world, width, numbers=0 if alignment is None else alignment.width)
     host: nn.Module = dlrm
     if arm.memory:
         branch = MemorizationBranch(
-            _expander(table, _bpe(table, world)),
-            deep=GeneralizationBranch(_expander(table, "level")),
+            expander_of(table, _bpe(table, world)),
+            deep=GeneralizationBranch(expander_of(table, "level")),
         )
         host = WideAndDeep(dlrm, branch)
     ranker = Ranker(host, tuple(dict.fromkeys(keys)))
@@ -148,7 +157,7 @@ def make_arm(name: str, world: World, *, seed: int) -> Ranker:
         ranker.fields = fields
         ranker.codes = torch.from_numpy(table.codes.astype(np.int64))
         ranker.ntp = SemiCausalNTPHead(
-            table.spec.codebook_sizes, dim=WIDTH, num_layers=2, num_heads=2
+            table.spec.codebook_sizes, dim=width, num_layers=2, num_heads=2
         )
     return ranker
 
@@ -168,8 +177,8 @@ def find(model: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...]) 
 
 
 def _host(world: World, width: int) -> Ranker:
-    fields = Fields(EmbeddingBagCollection(tables=_tables(world, width)))
-    return Ranker(_dlrm(fields, world, width), HOST_KEYS)
+    tables = EmbeddingBagCollection(tables=_tables(world, width))
+    return Ranker(_dlrm(Fields(tables, init=world.size.init), world, width), world.keys)
 
 
 def _tables(world: World, width: int, *, hash_id: bool = True) -> list[EmbeddingBagConfig]:
@@ -181,7 +190,7 @@ def _tables(world: World, width: int, *, hash_id: bool = True) -> list[Embedding
             num_embeddings=size,
             feature_names=["item", "history"] if name == "item" else [name],
             pooling=PoolingType.MEAN,
-            init_fn=partial(nn.init.normal_, std=INIT),
+            init_fn=partial(nn.init.normal_, std=world.size.init),
         )
         for name, size in world.sizes.items()
         if hash_id or name != "item"
@@ -192,17 +201,19 @@ def _dlrm(fields: Fields, world: World, width: int, *, numbers: int = 0) -> DLRM
     return DLRM(
         embedding_bag_collection=cast(Any, fields),
         dense_in_features=world.dense.shape[1] + numbers,
-        dense_arch_layer_sizes=[HIDDEN, width],
-        over_arch_layer_sizes=[2 * HIDDEN, HIDDEN, 1],
+        dense_arch_layer_sizes=[world.size.hidden, width],
+        over_arch_layer_sizes=[2 * world.size.hidden, world.size.hidden, 1],
     )
 
 
-def _codes(which: str, world: World, seed: int) -> SIDTable:
+def codes_of(which: str, world: World, seed: int) -> SIDTable:
+    """The codes of an arm."""
     table, draws = world.table, np.random.default_rng(seed)
     if which == "learned":
         return table
     if which == "true":
-        return SIDTable(table.item_ids, world.log.item_codes, spec=SIDSpec((8, 8, 8)))
+        assert world.true_codes is not None, "only a planted log has true codes"
+        return SIDTable(table.item_ids, world.true_codes, spec=SIDSpec((8, 8, 8)))
     sizes = table.spec.codebook_sizes
     codes = table.codes[draws.permutation(len(table))]
     if which == "random":
@@ -211,12 +222,13 @@ def _codes(which: str, world: World, seed: int) -> SIDTable:
 
 
 def _bpe(table: SIDTable, world: World) -> SIDBPE:
-    return SIDBPE.train(table, world.frequency, max_units=UNITS, min_weight=20)
+    return SIDBPE.train(table, world.frequency, max_units=world.size.units, min_weight=20)
 
 
-def _expander(
+def expander_of(
     table: SIDTable, mode: str | SIDBPE, *, past: str = "", target: bool = True
 ) -> SIDExpander:
+    """Codes of the target, of its history, or of both."""
     lookup = SIDLookup(table)
     names = [*(["item"] if target else []), *([past] if past else [])]
     sources = {name: RawIDSource(f"{name}_raw", lookup) for name in names}
@@ -225,7 +237,7 @@ def _expander(
 
 def _resolution_rows(table: SIDTable, mode: str) -> Tensor:
     """Table rows of every item and, last, of none: ``[V + 1, R]``."""
-    expander = _expander(table, mode)
+    expander = expander_of(table, mode)
     ids = torch.arange(len(table) + 1)
     batch = KeyedJaggedTensor.from_lengths_sync(
         keys=["item_raw"], values=ids, lengths=torch.ones_like(ids)

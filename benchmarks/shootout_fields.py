@@ -19,7 +19,7 @@ from sidrank.layers import SoftDiscretization
 from sidrank.sequences import InterestAlignment, SIDTierToken, TierHistogram, bucket_means
 from sidrank.towers import ESUTargetAttention, GSUSearch
 
-__all__ = ["EXTRA_KEYS", "INIT", "Alignment", "Fields", "make_field"]
+__all__ = ["EXTRA_KEYS", "Alignment", "Fields", "make_field"]
 
 EXTRA_KEYS = {
     "esu_ids": ("found",),
@@ -29,22 +29,27 @@ EXTRA_KEYS = {
     "scalars": ("impressions",),
 }
 TIERS = 5
-INIT = 0.05  # of all embeddings
 
 
 class Fields(nn.Module):
-    """A collection, SID features as fields beside it, and fields that are computed otherwise."""
+    """A collection, SID features as fields beside it, and fields that are computed otherwise.
 
-    def __init__(self, inner: Any) -> None:
+    Args:
+        inner: The collection.
+        init: Standard deviation of SID rows at birth.
+    """
+
+    def __init__(self, inner: Any, *, init: float) -> None:
         super().__init__()
         self.inner = inner
+        self.init = init
         self.expanders = nn.ModuleList()
         self.collections = nn.ModuleList()
         self.extra = nn.ModuleDict()
         self._pooled: dict[str, Tensor] = {}
 
     def add_expanded(self, expander: SIDExpander, name: str) -> None:
-        birth = partial(nn.init.normal_, std=INIT)
+        birth = partial(nn.init.normal_, std=self.init)
         width = self.inner.embedding_bag_configs()[0].embedding_dim
         tables = expander.embedding_bag_configs(
             embedding_dim=width, pooling=PoolingType.MEAN, init_fn=birth, name=name
@@ -245,6 +250,8 @@ def make_field(
     if name == "vector":
         return _Linear(world.vectors, dim)
     if name == "scalars":
+        if world.scalars is not None:
+            return _Linear(world.scalars, dim)
         return _Scalars(_forecast(world), dim)
     if name.startswith("esu"):
         _search(world)
@@ -267,10 +274,10 @@ def _padded(features: KeyedJaggedTensor, key: str, length: int, none: int) -> Te
 
 def _forecast(world: World) -> Tensor:
     """Like rate of each item by a ridge regression on its vector, standardised, ``[V]``."""
-    learn = world.parts["train"]
-    items = world.log.item_index[learn]
-    liked = np.bincount(items, world.log.label[learn], len(world.frequency))
-    x = np.column_stack([world.log.item_vectors, np.ones(len(liked))]).astype(np.float64)
+    items = world.single["item_raw"][world.parts["train"]].numpy()
+    liked = np.bincount(items, world.labels("train"), len(world.frequency))
+    vectors = world.vectors[:-1].numpy()
+    x = np.column_stack([vectors, np.ones(len(liked))]).astype(np.float64)
     weighted = x * world.frequency[:, None]
     forecast = x @ np.linalg.solve(weighted.T @ x + 10 * np.eye(x.shape[1]), x.T @ liked)
     return torch.from_numpy(((forecast - forecast.mean()) / forecast.std()).astype(np.float32))

@@ -2,7 +2,7 @@
 
 Left out: instruction-guided search and Q2I (the log has no queries), semantic hard search (its
 attention is that of the ESU arms), token merging and the content summary (no content but the
-vector), and the alignment stage (every arm trains from scratch).
+vector). Every arm trains from scratch; the alignment stage is tried in ``shootout_alignment``.
 """
 
 from dataclasses import dataclass
@@ -55,19 +55,21 @@ ARMS = {
     "prefix": Arm("+ one field a prefix", fields="prefix"),
     "multires": Arm("+ levels and adjacent pairs as fields", fields="multires"),
     "bpe": Arm("+ byte-pair units as a field", fields="bpe"),
+    "multires_shuffled": Arm(
+        "control: the same, codes shuffled", fields="multires", codes="shuffled"
+    ),
     "random_hash": Arm("control: + random codes as fields", fields="multires", codes="random"),
+    "hybrid": Arm("+ SIDs behind the hash ID, residual gate: the upgrade", gate="residual"),
     "sid_coord": COORD("SID-Coord: multires, attention, convex gate, alignment"),
     "coord_shuffled": COORD("control: SID-Coord, codes shuffled", codes="shuffled"),
     "coord_level": COORD("SID-Coord − multires (levels only)", mode="level"),
     "coord_no_gate": COORD("SID-Coord − gate (one learned weight)", statistics=""),
     "coord_no_alignment": COORD("SID-Coord − alignment", alignment=False),
     "coord_noise_gate": COORD("control: SID-Coord, gate reads another row", statistics="shuffled"),
-    "coord_residual": COORD("SID-Coord, residual gate", gate="residual"),
     "two_scalars": Arm("control: + like-rate forecast, log count", extra=("scalars",)),
     "vector": Arm("control: + the raw item vector", extra=("vector",)),
     "wide": Arm("control: host as large as SID-Coord", matched="sid_coord"),
     "history": Arm("multires + the SIDs of 10 likes", fields="multires", past="history"),
-    "long_history": Arm("multires + the SIDs of 50 likes", fields="multires", past="long"),
     "trm": Arm(
         "TRM: byte-pair units, levels, memory, NTP; no item hash IDs",
         fields="bpe",
@@ -79,11 +81,5 @@ ARMS = {
     "esu_sids": Arm("multires + ESU over ids and SIDs", fields="multires", extra=("esu_sids",)),
     "long_mean": Arm("multires + mean of 50 likes", fields="multires", extra=("long_mean",)),
     "glass": Arm("multires + SID-Tier token of 50 likes", fields="multires", extra=("glass",)),
-    "history_glass": Arm(
-        "multires + the SIDs of 10 likes + SID-Tier token",
-        fields="multires",
-        past="history",
-        extra=("glass",),
-    ),
     "true_codes": Arm("oracle: multires of the true codes", fields="multires", codes="true"),
 }

@@ -128,7 +128,6 @@ PAIRS = (
     ("bpe", "prefix", "byte-pair units beat prefixes (new + tail)"),
     ("sid_coord", "prefix", "SID-Coord beats prefixes (new + tail)"),
     ("history", "multires", "SIDs of ten likes help (new + tail)"),
-    ("long_history", "history", "SIDs of fifty likes help more (new + tail)"),
 )
 
 
@@ -158,25 +157,48 @@ def buckets(runs: list[Run], prefix: str) -> str:
 
 
 def curve(runs: list[Run]) -> str:
+    """New + tail AUC over the knob, of the arms that ran as many seeds as the host everywhere."""
     knobs = sorted({run["structure"] for run in runs})
-    away = {run["arm"] for run in runs if run["structure"] != 1.0}
-    rows: list[list[str]] = []
-    for name in (name for name in present(runs) if name in away):
-        cells = [f"`{name}`"]
-        for knob in knobs:
-            some = [run for run in runs if run["structure"] == knob]
-            if not of(some, name) or not of(some, "hid"):
-                cells.append("")
-                continue
-            cell = f"{mean(r['expected_auc']['new_tail'] for r in of(some, name)):.4f}"
-            cells.append(cell if name == "hid" else f"{cell} ({gap_closed(some, name):.0%})")
-        rows.append(cells)
-    bayes = [
-        f"{mean(r['bayes_auc']['new_tail'] for r in of(runs, 'hid') if r['structure'] == knob):.4f}"
-        for knob in knobs
+    by_knob = {knob: [run for run in runs if run["structure"] == knob] for knob in knobs}
+    full = [
+        name
+        for name in present(runs)
+        if all(len(of(some, name)) == len(of(some, "hid")) > 0 for some in by_knob.values())
     ]
-    header = ["new + tail AUC (gap closed)", *(f"{knob:g}" for knob in knobs)]
-    return table(header, [*rows, ["Bayes", *bayes]])
+    rows: list[list[str]] = []
+    for name in full:
+        cells = [f"`{name}`"]
+        for some in by_knob.values():
+            cell = f"{mean(r['expected_auc']['new_tail'] for r in of(some, name)):.4f}"
+            if name != "hid":
+                cell += f" ({gap_closed(some, name):.0%}; {spread(some, name, 'hid', 'new_tail')})"
+            cells.append(cell)
+        rows.append(cells)
+    if {"multires", "two_scalars"} <= set(full):
+        cells = [spread(some, "multires", "two_scalars", "new_tail") for some in by_knob.values()]
+        rows.append(["`multires` − `two_scalars`", *cells])
+    bayes = [
+        f"{mean(r['bayes_auc']['new_tail'] for r in of(some, 'hid')):.4f}"
+        for some in by_knob.values()
+    ]
+    seeds = min((len(of(some, "hid")) for some in by_knob.values()), default=0)
+    header = [f"`structure`, {seeds} seeds each", *(f"{knob:g}" for knob in knobs)]
+    text = (
+        "AUC on new + tail items (share of the host's distance from Bayes that is closed;"
+        " difference from the host)."
+    )
+    best = best_hybrid(by_knob[1.0]) if 1.0 in knobs else None
+    if best is not None and best not in full:
+        ahead, cost = (
+            [mean(r[key] for r in of(by_knob[1.0], name)) for name in (best, "multires")]
+            for key in ("validation_auc", "seconds")
+        )
+        text += (
+            f" `multires` stands for the hybrids: at 1 the best, `{best}`, is"
+            f" {ahead[0] - ahead[1]:.4f} ahead of it on the validation day, at"
+            f" {cost[0] / cost[1]:.1f} times its cost."
+        )
+    return f"{text}\n\n{table(header, [*rows, ['Bayes', *bayes]])}"
 
 
 def best_hybrid(runs: list[Run]) -> str | None:

@@ -5,10 +5,13 @@ they tell the gate how far its hash ID was trained. An item without a training r
 the hash-ID table (row 0). Training rows are made cold at random, as in the demo: hash ID and
 counts of the item are taken away, which teaches every arm, the host included, what to do then.
 
+``World`` is what the arms, the training loop and the figures know of any data; rows of MovieLens
+take the same form in ``shootout_movielens_rows``.
+
 Shapes: ``R`` rows, ``B`` rows of a batch, ``L`` history length, ``V`` items, ``F`` numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,9 +23,10 @@ from sidrank.data import AsOfLog, ExposureStatistics, PlantedLog
 from sidrank.semantic_ids import SIDSpec, SIDTable
 from sidrank.tokenizers import RQKMeans
 
-__all__ = ["SHORT", "World", "item_codes", "make_world"]
+__all__ = ["SHORT", "Size", "World", "item_codes", "make_world"]
 
 SHORT, LONG, FOUND = 10, 50, 10
+HOST_KEYS = ("user", "segment", "hour", "item", "history")
 PRIOR = 20.0  # impressions that a like rate is shrunk by
 BUCKETS = {"0": 0, "1-4": 1, "5-19": 5, "20-99": 20, "100-999": 100, "1000+": 1000}
 AGES = {"0": 0, "1": 1, "2-3": 2, "4-6": 4, "7+": 7}
@@ -31,12 +35,29 @@ TAIL, HEAD = 20, 200  # training rows: fewer is tail, at least as many is head
 Ints = NDArray[np.int64]
 
 
-@dataclass
-class World:
-    """One planted log, ready to train on.
+@dataclass(frozen=True)
+class Size:
+    """How large every arm is.
 
     Attributes:
-        log: The log.
+        width: Width of all embeddings.
+        hidden: Width of the layers.
+        init: Standard deviation of all embeddings at birth.
+        units: Most byte-pair units.
+    """
+
+    width: int = 16
+    hidden: int = 64
+    init: float = 0.05
+    units: int = 20_000
+
+
+@dataclass(kw_only=True)
+class World:
+    """Rows of one seed, ready to train on.
+
+    Attributes:
+        keys: Features that the host reads.
         table: Learned codes; an item's id is its position.
         vectors: Item vectors and a row of zeros for "none", shape ``[V + 1, D]``.
         single: One id a row, shape ``[R]`` each.
@@ -44,14 +65,19 @@ class World:
         dense: Numbers of each row; shape ``[R, F]``.
         cold: The numbers of the item when it is made cold, shape ``[F]``; NaN keeps the row's.
         label: Shape ``[R]``.
-        parts: Positions of train, validation and test rows.
+        users: User of each row, shape ``[R]``.
+        parts: Positions of train, validation (if a pass is chosen there) and test rows.
         slices: Masks of the test rows by name.
         sizes: Rows of the host's tables.
         frequency: Training rows of each item, shape ``[V]``.
-        rate: Share of likes in the training rows.
+        probability: True probability of each label, shape ``[R]``, where it is known.
+        true_codes: Codes that were planted, shape ``[V, 3]``, where there are any.
+        scalars: Two numbers of each item for the control that has nothing else, shape ``[V, 2]``;
+            where there are none, they are made of the training rows.
+        size: How large the arms are.
     """
 
-    log: PlantedLog
+    keys: tuple[str, ...]
     table: SIDTable
     vectors: Tensor
     single: dict[str, Tensor]
@@ -59,11 +85,19 @@ class World:
     dense: Tensor
     cold: Tensor
     label: Tensor
+    users: Ints
     parts: dict[str, Ints]
     slices: dict[str, NDArray[np.bool_]]
     sizes: dict[str, int]
     frequency: Ints
-    rate: float
+    probability: NDArray[np.float64] | None = None
+    true_codes: Ints | None = None
+    scalars: Tensor | None = None
+    size: Size = field(default_factory=Size)
+
+    def labels(self, part: str) -> Ints:
+        """Labels of the rows of a part."""
+        return self.label[self.parts[part]].numpy().astype(np.int64)
 
     def cut(
         self, rows: Tensor, keys: tuple[str, ...], made_cold: Tensor | None = None
@@ -154,7 +188,7 @@ def make_world(log: PlantedLog, levels: tuple[int, ...]) -> World:
     }
     last = day == settings.days - 1
     return World(
-        log=log,
+        keys=HOST_KEYS,
         table=item_codes(log, levels, seed=settings.seed),
         vectors=torch.from_numpy(np.pad(log.item_vectors, ((0, 1), (0, 0)))),
         single={name: torch.from_numpy(ids) for name, ids in single.items()},
@@ -162,6 +196,7 @@ def make_world(log: PlantedLog, levels: tuple[int, ...]) -> World:
         dense=torch.from_numpy(((numbers - mean) / deviation).astype(np.float32)),
         cold=torch.from_numpy(cold.astype(np.float32)),
         label=torch.from_numpy(log.label).float(),
+        users=log.user,
         parts={
             "train": np.flatnonzero(learn),
             "validation": np.flatnonzero(day == settings.days - 2),
@@ -175,7 +210,8 @@ def make_world(log: PlantedLog, levels: tuple[int, ...]) -> World:
             "item": len(hid) + 1,
         },
         frequency=frequency,
-        rate=rate,
+        probability=log.probability,
+        true_codes=log.item_codes,
     )
 
 

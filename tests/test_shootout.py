@@ -8,7 +8,7 @@ from torch import arange
 
 from benchmarks.shootout_arms import make_arm, sparse_parameters
 from benchmarks.shootout_list import ARMS
-from benchmarks.shootout_page import best_hybrid, gap_closed, shootout
+from benchmarks.shootout_page import best_hybrid, curve, gap_closed, shootout
 from benchmarks.shootout_rows import World, make_world
 from benchmarks.shootout_training import Recipe, run_arm
 from sidrank.data import PlantedSettings, plant_log
@@ -21,7 +21,7 @@ def world() -> World:
 
 
 def test_an_arm_runs(world: World) -> None:
-    figures, logits = run_arm("long_history", world, Recipe(epochs=1, batch=1024), seed=0)
+    figures, logits = run_arm("history", world, Recipe(epochs=1, batch=1024), seed=0)
     assert logits.shape == world.parts["test"].shape
     assert np.isfinite(logits).all()
     assert 0.5 < figures["expected_auc"]["all"] < figures["bayes_auc"]["all"]
@@ -60,6 +60,21 @@ def test_the_page_says_what_the_figures_say() -> None:
     page = shootout(report)
     assert "| best hybrid closes 60% of the gap on new + tail items | confirmed | 75% |" in page
     assert "| best hybrid beats `random_hash` | **denied** |" in page
+
+
+def test_the_curve_shows_arms_of_all_seeds() -> None:
+    whole = {"hid": 0.6, "multires": 0.7, "two_scalars": 0.65, "history": 0.7}
+    runs = [
+        {**run, "structure": knob}
+        for knob in (0.0, 1.0)
+        for run in made_up(whole)["runs"]
+        if (run["arm"], run["seed"], knob) != ("history", 1, 0.0)
+    ]
+    page = curve(runs)
+    assert "| `structure`, 2 seeds each | 0 | 1 |" in page
+    assert "| `multires` | 0.7000 (50%; +0.1000 ± 0.0000) |" in page
+    assert "| `multires` − `two_scalars` | +0.0500 ± 0.0000 |" in page
+    assert "`history` |" not in page
 
 
 def made_up(new_tail: dict[str, float]) -> dict[str, Any]:
