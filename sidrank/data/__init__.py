@@ -5,6 +5,7 @@ from sidrank.data.columns import Batch, Text, TextIndex
 from sidrank.data.exposure_statistics import ExposureStatistics, refuse_future_statistics
 from sidrank.data.movielens import MovieLens, find_recbole_files, read_movielens
 from sidrank.data.planted import PlantedLog, PlantedSettings, plant_log
+from sidrank.data.planted_deadlines import DeadlineSettings, PlantedDeadlines, plant_deadlines
 from sidrank.data.planted_sequences import (
     PlantedSequences,
     SequenceSettings,
@@ -16,8 +17,10 @@ from sidrank.data.rows import RowFile, open_rows
 __all__ = [
     "AsOfLog",
     "Batch",
+    "DeadlineSettings",
     "ExposureStatistics",
     "MovieLens",
+    "PlantedDeadlines",
     "PlantedLog",
     "PlantedSequences",
     "PlantedSettings",
@@ -28,6 +31,7 @@ __all__ = [
     "TextIndex",
     "find_recbole_files",
     "open_rows",
+    "plant_deadlines",
     "plant_log",
     "plant_sequences",
     "read_movielens",

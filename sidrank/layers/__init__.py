@@ -5,6 +5,7 @@ from sidrank.layers.attention_masks import window_mask
 from sidrank.layers.cross_attention import CrossAttention
 from sidrank.layers.decoder_block import DecoderBlock
 from sidrank.layers.frozen_rows import FrozenRowsEmbedding
+from sidrank.layers.gate_nu import GateNU
 from sidrank.layers.gates import ConvexGate, ResidualGate
 from sidrank.layers.nlir import NLIR
 from sidrank.layers.rank_mixer import PerTokenFFN, PerTokenLinear, RankMixerBlock
@@ -27,6 +28,7 @@ __all__ = [
     "CrossAttention",
     "DecoderBlock",
     "FrozenRowsEmbedding",
+    "GateNU",
     "Memory",
     "PerTokenFFN",
     "PerTokenLinear",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sidrank import _check
 from sidrank.layers import CrossAttention, _padding
 from sidrank.sequences import selection
+from sidrank.towers.eta import LSHSearch
 
 __all__ = ["ESUTargetAttention", "GSUSearch", "SearchAttention"]
 
@@ -156,7 +157,7 @@ class SearchAttention(nn.Module):
         torch.Size([2, 3, 8])
     """
 
-    def __init__(self, *, search: GSUSearch, attention: ESUTargetAttention) -> None:
+    def __init__(self, *, search: GSUSearch | LSHSearch, attention: ESUTargetAttention) -> None:
         super().__init__()
         self.search = search
         self.attention = attention

@@ -8,6 +8,7 @@ from sidrank.layers import (
     CrossAttention,
     DecoderBlock,
     FrozenRowsEmbedding,
+    GateNU,
     PerTokenFFN,
     PerTokenLinear,
     RankMixerBlock,
@@ -173,5 +174,10 @@ CASES = [
         ),
         lambda b: {"x": torch.randn(b, 2, D)},
         linear("mix_norm", "ffn_norm") + under("ffn", MOE),
+    ),
+    Case(
+        lambda: GateNU(context_dim=5, dim=D, hidden=6),
+        lambda b: {"x": torch.randn(b, D), "context": torch.randn(b, 5)},
+        linear("hidden", "gate"),
     ),
 ]
