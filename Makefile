@@ -76,6 +76,8 @@ bench: $(PEERS)
 	$(BIN)/python -m benchmarks.evolutionary_attention
 	$(BIN)/python -m benchmarks.compression_tokens
 	$(BIN)/python -m benchmarks.token_former
+	$(BIN)/python -m benchmarks.din
+	$(BIN)/python -m benchmarks.neural_ndcg
 	$(BIN)/python -m benchmarks.page
 
 claims: $(STAMP)
@@ -87,6 +89,7 @@ claims: $(STAMP)
 	$(BIN)/python -m benchmarks.shootout
 	$(BIN)/python -m benchmarks.shootout_movielens
 	$(BIN)/python -m benchmarks.shootout_alignment
+	$(BIN)/python -m benchmarks.deadlines
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.picture

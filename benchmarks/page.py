@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compression_pages import compression_tokens
+from benchmarks.din_pages import deadlines, din
 from benchmarks.embedding_pages import sid_expansion
+from benchmarks.listwise_pages import neural_ndcg
 from benchmarks.sequence_pages import token_former, windowed_attention
 from benchmarks.shootout_movielens_page import shootout_movielens
 from benchmarks.shootout_page import shootout
@@ -217,10 +219,13 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "evolutionary_attention": evolutionary_attention,
     "compression_tokens": compression_tokens,
     "token_former": token_former,
+    "din": din,
+    "neural_ndcg": neural_ndcg,
 }
 FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "binning": ("metrics", binning),
     "coverage": ("coverage", coverage),
+    "deadlines": ("deadlines", deadlines),
     "fsq_collisions": ("fsq_collisions", fsq_collisions),
     "fused_views": ("heads_and_fusion", fused_views),
     "parallel_heads": ("heads_and_fusion", parallel_heads),

@@ -51,6 +51,13 @@ def test_train_token_former(capsys):
     assert found["windows 8, 4"] > found["somebody else's history"] + 0.08
 
 
+def test_listwise_deadlines(capsys):
+    found = run("listwise_deadlines.py")
+    assert "nDCG@1" in capsys.readouterr().out
+    assert found["NeuralNDCG"]["nDCG@1"] > found["BCE"]["nDCG@1"] + 0.1
+    assert found["NeuralNDCG"]["nDCG@1"] > found["NeuralNDCG, shuffled"]["nDCG@1"] + 0.06
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) <= 150
