@@ -12,6 +12,7 @@ from sidrank.data.planted_sequences import (
     SequenceShares,
     plant_sequences,
 )
+from sidrank.data.planted_situations import PlantedSituations, SituationSettings, plant_situations
 from sidrank.data.rows import RowFile, open_rows
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "PlantedLog",
     "PlantedSequences",
     "PlantedSettings",
+    "PlantedSituations",
     "RowFile",
     "SequenceSettings",
     "SequenceShares",
+    "SituationSettings",
     "Text",
     "TextIndex",
     "find_recbole_files",
@@ -34,6 +37,7 @@ __all__ = [
     "plant_deadlines",
     "plant_log",
     "plant_sequences",
+    "plant_situations",
     "read_movielens",
     "refuse_future_statistics",
 ]

@@ -7,6 +7,7 @@ from sidrank.layers.decoder_block import DecoderBlock
 from sidrank.layers.frozen_rows import FrozenRowsEmbedding
 from sidrank.layers.gate_nu import GateNU
 from sidrank.layers.gates import ConvexGate, ResidualGate
+from sidrank.layers.gumbel_keep import GumbelKeep, keep_share
 from sidrank.layers.nlir import NLIR
 from sidrank.layers.rank_mixer import PerTokenFFN, PerTokenLinear, RankMixerBlock
 from sidrank.layers.resolution_attention import ResolutionAttention
@@ -29,6 +30,7 @@ __all__ = [
     "DecoderBlock",
     "FrozenRowsEmbedding",
     "GateNU",
+    "GumbelKeep",
     "Memory",
     "PerTokenFFN",
     "PerTokenLinear",
@@ -48,6 +50,7 @@ __all__ = [
     "balance_experts",
     "condensation_mask",
     "jagged_windowed_attention",
+    "keep_share",
     "segment_mask",
     "token_mixing",
     "window_mask",

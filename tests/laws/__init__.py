@@ -6,6 +6,7 @@ checkpoint: they are public. ``masks`` says which arguments a mask covers, ``can
 candidates on axis 1. Constants are made once, so that building on the meta device finds real ones.
 """
 
-from tests.laws import encoders, layers, losses, sequences, towers
+from tests.laws import encoders, layers, losses, sequences, situations, towers
 
-CASES = [*layers.CASES, *losses.CASES, *sequences.CASES, *encoders.CASES, *towers.CASES]
+ROOMS = [layers, losses, sequences, encoders, towers, situations]
+CASES = [case for room in ROOMS for case in room.CASES]
