@@ -9,6 +9,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 # tests keep to one thread each, so two of them run side by side
 PYTEST := .venv/bin/python -m pytest -n 2 --dist worksteal
+STUDY := .venv/bin/python -m benchmarks.sequence_study --out benchmarks/results/sequence_study
 STAMP := .venv/.installed
 PEERS := .venv/.peers-installed
 # the first of these that is Python 3.11 or newer; PYTHON=... names the only one
@@ -89,7 +90,23 @@ claims: $(STAMP)
 	$(BIN)/python -m benchmarks.shootout
 	$(BIN)/python -m benchmarks.shootout_movielens
 	$(BIN)/python -m benchmarks.shootout_alignment
+	$(BIN)/python -m benchmarks.shootout_gate
 	$(BIN)/python -m benchmarks.deadlines
+	$(STUDY)_compression.json --users 1000 --settings long_brief movielens_per_user \
+	  --arms compression_recent compression_full compression_tokens compression_strangers compression_segments
+	$(STUDY)_sparse.json --users 1000 --settings session movielens_per_user \
+	  --arms sparse_time sparse_equal sparse_shuffled sparse_dense sparse_dense_deep
+	$(STUDY)_instance.json --users 1000 --settings instance movielens \
+	  --arms instance_host instance_item_ids instance_temporal instance_user_order instance_no_sides \
+	  instance_strangers instance_fields instance_stranger_tokens ratings_host ratings_item_ids \
+	  ratings_temporal ratings_user_order ratings_no_sides ratings_strangers
+	$(STUDY)_token_former.json --users 1500 --settings static movielens_per_user \
+	  --arms unified_vanilla unified_nlir unified_bfts unified_both unified_vanilla_null unified_both_null
+	$(STUDY)_hyformer.json --users 1500 --settings types movielens_per_user \
+	  --arms hyformer late_fusion late_mixer hyformer_null hyformer_shared
+	$(BIN)/python -m benchmarks.sequence_reads benchmarks/results/sequence_study_token_former.json
+	$(BIN)/python -m benchmarks.sequence_reads benchmarks/results/sequence_study_hyformer.json
+	$(BIN)/python -m benchmarks.sequence_collapse
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.picture

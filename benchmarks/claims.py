@@ -76,11 +76,22 @@ IN_RANKING = {
         "GLASS": "shoot-out, SID-Tier token",
     }.items()
 }
+_SEQUENCES = "guide/sequences-measured.md"
+IN_RANKING |= {
+    name: Claim(f"sequence_study_{result}", f"[{words}]({_SEQUENCES}#{heading})")
+    for name, result, words, heading in (
+        ("PerSRec", "compression", "gap closed", "what-compression-tokens-pass-on"),
+        ("HyFormer", "hyformer", "early or late", "several-sequences-meet-early-or-late"),
+        ("SparseCTR", "sparse", "chunks", "where-sparse-attention-cuts"),
+        ("TokenFormer", "token_former", "AUC, rank", "one-stream-of-fields-and-behaviours"),
+        ("IAT", "instance", "tokens", "instance-tokens-on-a-host"),
+    )
+} | {"DFS Ranking": Claim("deadlines", "[deadlines](guide/situations.md#planted-deadlines)")}
 _GUIDE = "guide/semantic-ids-in-ranking.md"
 ALSO = {  # a second place
     "OpenOneRec": Claim("shootout_alignment", f"[alignment stage]({_GUIDE}#the-alignment-stage)"),
     "QARM V2": Claim("shootout_movielens", f"[ESU]({_GUIDE}#on-movielens)"),
-    "SID-Coord": Claim("shootout_movielens", f"[ablations]({_GUIDE}#on-movielens)"),
+    "SID-Coord": Claim("shootout_gate", f"[gate, pairs]({_GUIDE}#what-sid-coord-depends-on)"),
     "Farewell to Item IDs": Claim("shootout_movielens", f"[MovieLens]({_GUIDE}#on-movielens)"),
     "GLASS": Claim("shootout_movielens", f"[MovieLens]({_GUIDE}#on-movielens)"),
 }

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compression_pages import compression_tokens
+from benchmarks import hyformer_pages, token_former_pages
+from benchmarks.compression_pages import compression_study, compression_tokens
 from benchmarks.din_pages import deadlines, din
 from benchmarks.embedding_pages import sid_expansion
+from benchmarks.instance_pages import instance_arms
 from benchmarks.listwise_pages import neural_ndcg
 from benchmarks.sequence_pages import token_former, windowed_attention
 from benchmarks.shootout_movielens_page import shootout_movielens
 from benchmarks.shootout_page import shootout
-from benchmarks.shootout_why_page import alignment_stage_page
-from benchmarks.sparse_pages import evolutionary_attention
+from benchmarks.shootout_why_page import alignment_stage_page, gate_page
+from benchmarks.sparse_pages import evolutionary_attention, sparse_study
 from benchmarks.tables import table
 from benchmarks.tokenizer_pages import (
     ablation,
@@ -222,17 +224,30 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "din": din,
     "neural_ndcg": neural_ndcg,
 }
+
+
+def token_former_study(report: dict[str, Any]) -> str:
+    """AUC of the study and rank of its models, which are two files."""
+    return token_former_pages.token_former(report, result("sequence_collapse"))
+
+
 FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "binning": ("metrics", binning),
+    "compression_study": ("sequence_study_compression", compression_study),
     "coverage": ("coverage", coverage),
     "deadlines": ("deadlines", deadlines),
     "fsq_collisions": ("fsq_collisions", fsq_collisions),
     "fused_views": ("heads_and_fusion", fused_views),
+    "hyformer_study": ("sequence_study_hyformer", hyformer_pages.hyformer),
+    "instance_arms": ("sequence_study_instance", instance_arms),
     "parallel_heads": ("heads_and_fusion", parallel_heads),
     "shootout": ("shootout", shootout),
     "shootout_alignment": ("shootout_alignment", alignment_stage_page),
+    "shootout_gate": ("shootout_gate", gate_page),
     "shootout_movielens": ("shootout_movielens", shootout_movielens),
+    "sparse_study": ("sequence_study_sparse", sparse_study),
     "ties": ("metrics", ties),
+    "token_former_study": ("sequence_study_token_former", token_former_study),
     "tokenizer_ablation": ("tokenizer_ablation", ablation),
     "tokenizers_in_a_ranker": ("tokenizers_in_a_ranker", in_a_ranker),
 }
