@@ -93,9 +93,9 @@ claims: $(STAMP)
 	$(BIN)/python -m benchmarks.shootout_gate
 	$(BIN)/python -m benchmarks.deadlines
 	$(STUDY)_compression.json --users 1000 --settings long_brief movielens_per_user \
-	  --arms compression_recent compression_full compression_tokens compression_strangers compression_segments
+	  --arms compression_recent compression_full compression_tokens compression_strangers
 	$(STUDY)_sparse.json --users 1000 --settings session movielens_per_user \
-	  --arms sparse_time sparse_equal sparse_shuffled sparse_dense sparse_dense_deep
+	  --arms sparse_time sparse_equal sparse_shuffled sparse_dense
 	$(STUDY)_instance.json --users 1000 --settings instance movielens \
 	  --arms instance_host instance_item_ids instance_temporal instance_user_order instance_no_sides \
 	  instance_strangers instance_fields instance_stranger_tokens ratings_host ratings_item_ids \
