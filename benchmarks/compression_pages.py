@@ -4,8 +4,7 @@ import math
 import statistics
 from typing import Any
 
-from benchmarks.sequence_arms_compression import TOKENS
-from benchmarks.sequence_verdicts import (
+from benchmarks.paired_seeds import (
     auc_of,
     half_closed,
     interval,
@@ -16,6 +15,7 @@ from benchmarks.sequence_verdicts import (
     spans,
     verdict,
 )
+from benchmarks.sequence_arms_compression import TOKENS
 from benchmarks.tables import table
 
 
@@ -136,7 +136,7 @@ def _compression_claims(report: dict[str, Any], setting: str) -> str:
             helped = spans(report, setting, FULL, RECENT)
             word = verdict(deciding)
             if verdict(*helped) != "confirmed":
-                word = "nothing to close" if verdict(*helped) == "**denied**" else "not decided"
+                word = "nothing to close" if verdict(*helped) == "**denied**" else "open"
             rows.append(["tokens close half of the gap: what they close − half", word])
             rows[-1].append(shown(deciding))
     return table([f"claim on {setting}", "here", "difference in AUC"], rows)

@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from benchmarks.paired_seeds import shown, verdict
 from benchmarks.tables import table
 
 __all__ = ["instance_arms"]
@@ -55,7 +56,7 @@ def instance_arms(report: dict[str, Any]) -> str:
         " with the arm that comes first. Settings were chosen on the validation rows of seed 0."
         " ± is twice the standard error over the seeds; brackets hold the 95% interval by drawn"
         " labels over users and seeds together. A claim is confirmed or denied where that interval"
-        " leaves zero out, and undecided otherwise. On MovieLens the seeds share their test rows;"
+        " leaves zero out, and open otherwise. On MovieLens the seeds share their test rows;"
         " on the planted log each has its own."
     ]
     settings = [name for name in _TITLES if any(r["setting"] == name for r in report["runs"])]
@@ -68,13 +69,6 @@ def instance_arms(report: dict[str, Any]) -> str:
         ]
         parts += [f"**{_TITLES[name]}**", _arms(runs), _claims(report, name), _sentence(runs)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def verdict(low: float, high: float, *, better: bool) -> str:
-    """What an interval of first minus second says of ``first is better``, or worse."""
-    if not better:
-        low, high = -high, -low
-    return "confirmed" if low > 0 else "**denied**" if high < 0 else "undecided"
 
 
 def _arms(runs: list[Run]) -> str:
@@ -102,9 +96,8 @@ def _claims(report: dict[str, Any], setting: str) -> str:
         found = report["differences"].get(f"{setting}: {prefix}{one} - {prefix}{two}")
         if found is not None:
             mean, low, high = found["auc"]
-            said = verdict(low, high, better=better)
-            interval = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-            rows.append([claim, said, interval, str(found["seeds"])])
+            said = verdict((mean, low, high) if better else (-mean, -high, -low))
+            rows.append([claim, said, shown((mean, low, high)), str(found["seeds"])])
     return table(["claim", "here", "difference in AUC", "seeds"], rows) if rows else ""
 
 

@@ -3,8 +3,7 @@
 import statistics
 from typing import Any
 
-from benchmarks.sequence_arms_sparse import CHUNKS, LAST, LENGTH, REFRESH, WINDOW
-from benchmarks.sequence_verdicts import (
+from benchmarks.paired_seeds import (
     auc_of,
     interval,
     labelled,
@@ -14,6 +13,7 @@ from benchmarks.sequence_verdicts import (
     spans,
     verdict,
 )
+from benchmarks.sequence_arms_sparse import CHUNKS, LAST, LENGTH, REFRESH, WINDOW
 from benchmarks.tables import table
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import benchmarks.sequence_arms_instance as instance
-from benchmarks.instance_pages import instance_arms, verdict
+from benchmarks.instance_pages import instance_arms
 from benchmarks.sequence_arms_instance import (
     ARMS,
     PLANTED,
@@ -177,13 +177,6 @@ def test_long_users_are_cut_into_pieces_in_the_order_of_time(rows, monkeypatch) 
 
 
 class TestPage:
-    def test_verdicts_follow_from_the_interval(self):
-        assert verdict(0.1, 0.2, better=True) == "confirmed"
-        assert verdict(-0.2, -0.1, better=True) == "**denied**"
-        assert verdict(-0.2, -0.1, better=False) == "confirmed"
-        assert verdict(0.1, 0.2, better=False) == "**denied**"
-        assert verdict(-0.1, 0.1, better=False) == verdict(-0.1, 0.1, better=True) == "undecided"
-
     def test_a_page(self):
         reached = {"host": 0.6, "item_ids": 0.61, "fields": 0.8, "temporal": 0.65}
         reached["user_order"] = 0.7

@@ -25,7 +25,10 @@ class ItemBehaviours(nn.Module):
         target: Features of the candidates, one id a candidate in each.
         history: The same features of the behaviours, oldest first, one id a behaviour in each.
         max_length: Behaviours of a row that are read, the last ones of its bags.
-        num_candidates: Candidates of a row, ``C``; rows with fewer are filled with zeros.
+        num_candidates: Candidates of a row, ``C``; rows with fewer are filled with zeros. The
+            loader
+            makes no more: a batch with more ids than ``B * C`` is refused, but one row's surplus is
+            not seen while others have room, since seeing it would stall a GPU.
 
     Raises:
         ValueError: If a size is less than one, a feature has no table, or target and history
@@ -85,7 +88,8 @@ class ItemBehaviours(nn.Module):
             ``[B, L]``, with ``L = max_length``. What is not real is zero and comes last.
 
         Raises:
-            ValueError: If the features of an item are not as many ids.
+            ValueError: If the features of an item are not as many ids, or there are more
+                candidates than rows have room for.
         """
         found = self.ec(features)
         target = _first([found[name] for name in self._target], self.num_candidates)
@@ -95,6 +99,11 @@ class ItemBehaviours(nn.Module):
 
 @torch.fx.wrap
 def _first(features: list[JaggedTensor], length: int) -> Tensor:
+    if not torch.compiler.is_compiling():  # where these numbers are not known
+        room = features[0].lengths().shape[0] * length
+        most = max(feature.values().shape[0] for feature in features)
+        if most > room:
+            raise ValueError(f"target must have at most {length} ids a row, got {most} for {room}")
     return torch.cat([feature.to_padded_dense(length) for feature in features], dim=2)
 
 

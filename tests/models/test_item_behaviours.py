@@ -46,6 +46,13 @@ def test_candidates_beyond_a_row_are_zero():
 
 
 class TestErrors:
+    def test_more_candidates_than_room(self):
+        module = token_formers.behaviours(num_candidates=2)
+        features = {"item": [[1, 2], [3, 4, 5]], "kind": [[6, 7], [8, 9, 10]]}
+        batch = hosts.jagged({**features, "seen_item": [[], []], "seen_kind": [[], []]})
+        with pytest.raises(ValueError, match="target must have at most 2 ids a row, got 5 for 4"):
+            module(batch)
+
     @pytest.mark.parametrize("name", ["max_length", "num_candidates"])
     def test_sizes(self, name):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):

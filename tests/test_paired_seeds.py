@@ -1,11 +1,12 @@
 """The words of the sequence pages follow from the intervals."""
 
+import math
 from typing import Any
 
 import pytest
 
 from benchmarks.compression_pages import compression_study
-from benchmarks.sequence_verdicts import half_closed, interval, labelled, paired, spans, verdict
+from benchmarks.paired_seeds import half_closed, interval, labelled, paired, spans, verdict
 from benchmarks.sparse_pages import sparse_study
 
 
@@ -29,19 +30,20 @@ def test_pairs_are_of_seeds_that_both_arms_have() -> None:
 
 def test_the_interval_is_students() -> None:
     span = interval([1.0, 2.0, 3.0])
-    assert span == pytest.approx((2.0, 2 - 4.30 / 3**0.5, 2 + 4.30 / 3**0.5))
-    assert interval([1.0]) is None
+    assert span == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
+    assert interval([1.0]) == (1.0, -math.inf, math.inf)
+    assert interval([]) is None
 
 
 @pytest.mark.parametrize(
     ("found", "word"),
     [
         ([(0.1, 0.05, 0.2)], "confirmed"),
-        ([(0.1, -0.05, 0.2)], "not decided"),
+        ([(0.1, -0.05, 0.2)], "open"),
         ([(-0.1, -0.2, -0.05)], "**denied**"),
-        ([(0.1, 0.05, 0.2), (0.1, -0.01, 0.2)], "not decided"),
-        ([(0.1, 0.05, 0.2), None], "not decided"),
-        ([None], "not decided"),
+        ([(0.1, 0.05, 0.2), (0.1, -0.01, 0.2)], "open"),
+        ([(0.1, 0.05, 0.2), None], "open"),
+        ([None], "open"),
     ],
 )
 def test_words(found: list[tuple[float, float, float] | None], word: str) -> None:
