@@ -10,9 +10,10 @@ Shapes: ``B`` rows, ``C`` candidates, ``L`` behaviours, ``E`` width of an item.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection, JaggedTensor, KeyedJaggedTensor
+from torchrec import EmbeddingCollection, KeyedJaggedTensor
+
+from sidrank.models import _padded_features
 
 __all__ = ["ItemBehaviours"]
 
@@ -25,16 +26,16 @@ class ItemBehaviours(nn.Module):
         target: Features of the candidates, one id a candidate in each.
         history: The same features of the behaviours, oldest first, one id a behaviour in each.
         max_length: Behaviours of a row that are read, the last ones of its bags.
-        num_candidates: Candidates of a row, ``C``; rows with fewer are filled with zeros. The
-            loader
-            makes no more: a batch with more ids than ``B * C`` is refused, but one row's surplus is
-            not seen while others have room, since seeing it would stall a GPU.
+        num_candidates: Candidates of a row, ``C``; rows with fewer are filled with zeros. A batch
+            with more ids than ``B * C`` is refused; one row's surplus is not seen while others have
+            room, since seeing it would stall a GPU.
 
     Raises:
         ValueError: If a size is less than one, a feature has no table, or target and history
             differ in number.
 
     Example:
+        >>> import torch
         >>> from torchrec.modules.embedding_configs import EmbeddingConfig
         >>> tables = EmbeddingCollection(tables=[EmbeddingConfig(
         ...     name="t", embedding_dim=4, num_embeddings=9, feature_names=["item", "seen"])])
@@ -92,38 +93,8 @@ class ItemBehaviours(nn.Module):
                 candidates than rows have room for.
         """
         found = self.ec(features)
-        target = _first([found[name] for name in self._target], self.num_candidates)
-        history, real = _last([found[name] for name in self._history], self.max_length)
+        target = _padded_features.first([found[name] for name in self._target], self.num_candidates)
+        history, real = _padded_features.newest(
+            [found[name] for name in self._history], self.max_length
+        )
         return target, history, real
-
-
-@torch.fx.wrap
-def _first(features: list[JaggedTensor], length: int) -> Tensor:
-    if not torch.compiler.is_compiling():  # where these numbers are not known
-        room = features[0].lengths().shape[0] * length
-        most = max(feature.values().shape[0] for feature in features)
-        if most > room:
-            raise ValueError(f"target must have at most {length} ids a row, got {most} for {room}")
-    return torch.cat([feature.to_padded_dense(length) for feature in features], dim=2)
-
-
-@torch.fx.wrap
-def _last(features: list[JaggedTensor], length: int) -> tuple[Tensor, Tensor]:
-    if not torch.compiler.is_compiling():  # where these numbers are not known
-        numbers = [feature.values().shape[0] for feature in features]
-        if min(numbers) != max(numbers):
-            raise ValueError(f"history must have as many ids in each feature, got {numbers}")
-    parts = [_newest(feature, length) for feature in features]
-    return torch.cat([part for part, _ in parts], dim=2), parts[0][1]
-
-
-def _newest(feature: JaggedTensor, length: int) -> tuple[Tensor, Tensor]:
-    values, lengths = feature.values(), feature.lengths().long()
-    kept = lengths.clamp(max=length).unsqueeze(1)
-    places = torch.arange(length, device=lengths.device)
-    real = places < kept
-    index = lengths.cumsum(0).unsqueeze(1) - kept + places
-    # what is not real reads the row of zeros behind all others
-    rows = nn.functional.pad(values, (0, 0, 0, 1))
-    chosen = torch.where(real, index, values.shape[0]).flatten()
-    return rows.index_select(0, chosen).view(-1, length, values.shape[1]), real

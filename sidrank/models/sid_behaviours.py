@@ -11,12 +11,12 @@ Shapes: ``B`` rows, ``L`` behaviours, ``N`` SID features, ``D`` width of one tab
 ``(1 + N) D``.
 """
 
-import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection, JaggedTensor, KeyedJaggedTensor
+from torchrec import EmbeddingCollection, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import EmbeddingConfig
 
 from sidrank.embeddings import SIDExpander
+from sidrank.models import _padded_features
 
 __all__ = ["SIDBehaviours"]
 
@@ -29,15 +29,17 @@ class SIDBehaviours(nn.Module):
             byte-pair units, of which items have several.
         num_ids: Rows of the table of ids.
         embedding_dim: Width ``D`` of every table.
-        max_length: Behaviours of a row that are read, the first ones of its bag.
+        max_length: Behaviours of a row that are read, the last ones of its bag.
         target: Item feature with one id a row; also the key of the expander.
-        history: Item feature with the behaviours, all earlier than the request; also the key.
+        history: Item feature with the behaviours, oldest first, all earlier than the request; also
+            the key.
 
     Raises:
         ValueError: If the expander lacks one of the two keys or spells items in byte-pair units,
             or if a size is less than one.
 
     Example:
+        >>> import torch
         >>> from sidrank.embeddings import RawIDSource
         >>> from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
         >>> lookup = SIDLookup(SIDTable([7, 8], [[0, 1], [2, 3]], spec=SIDSpec((4, 4))))
@@ -111,20 +113,12 @@ class SIDBehaviours(nn.Module):
             row without a target.
 
         Raises:
-            ValueError: If a feature is missing or if the batch size varies by feature.
+            ValueError: If a feature is missing, the batch size varies by feature or rows have more
+                targets than one on average.
         """
         found = self.ec(self.expander(features))
-        target = _padded([found[name] for name in self._target], 1)
-        history = _padded([found[name] for name in self._history], self.max_length)
-        return target, history, _real(found[self._history[0]], self.max_length)
-
-
-@torch.fx.wrap
-def _padded(features: list[JaggedTensor], length: int) -> Tensor:
-    return torch.cat([feature.to_padded_dense(length) for feature in features], dim=2)
-
-
-@torch.fx.wrap
-def _real(feature: JaggedTensor, length: int) -> Tensor:
-    lengths = feature.lengths()
-    return torch.arange(length, device=lengths.device).unsqueeze(0) < lengths.unsqueeze(1)
+        target = _padded_features.first([found[name] for name in self._target], 1)
+        history, real = _padded_features.newest(
+            [found[name] for name in self._history], self.max_length
+        )
+        return target, history, real
