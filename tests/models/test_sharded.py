@@ -2,138 +2,30 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torchrec
-from torch.distributed.optim import (
-    _apply_optimizer_in_backward as apply_optimizer_in_backward,
-)
-from torchrec.datasets.utils import Batch
-from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.sharding_plan import (
-    column_wise,
-    construct_module_sharding_plan,
-    row_wise,
-    table_wise,
-)
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from sidrank.sharding import verify_pipeline, verify_plan
-from tests.embeddings import hosts, sharding
-from tests.embeddings.sharding import RATE
+from tests.embeddings import hosts
+from tests.models import sharded_training
 from tests.models.rankers import ranker
 
 
-def _shard(model, kind):
-    """As the hybrid's tests do, with the sequence tables too."""
-    world, device = dist.get_world_size(), torch.device("cpu")
-    plan = sharding.make_plan(model, kind)
-    for path, part in model.named_modules():
-        if isinstance(part, torchrec.EmbeddingBagCollection | torchrec.EmbeddingCollection):
-            apply_optimizer_in_backward(torch.optim.SGD, part.parameters(), {"lr": RATE})
-        if type(part) is torchrec.EmbeddingCollection:
-            ways = {
-                config.name: {
-                    "table_wise": table_wise(rank=index % world),
-                    "row_wise": row_wise(),
-                    "column_wise": column_wise(ranks=list(range(world))),
-                }[kind]
-                for index, config in enumerate(part.embedding_configs())
-            }
-            plan.plan[path] = construct_module_sharding_plan(
-                part,
-                ways,
-                sharder=EmbeddingCollectionSharder(),
-                world_size=world,
-                local_size=world,
-                device_type="cpu",
-            )
-    verify_plan(model, plan)
-    sharded = DistributedModelParallel(
-        model,
-        env=ShardingEnv.from_process_group(dist.group.WORLD),
-        device=device,
-        plan=ShardingPlan(plan.plan),
-        sharders=[sharding.RowWiseToo(), EmbeddingCollectionSharder()],
-    )
-    dense = KeyedOptimizerWrapper(
-        dict(in_backward_optimizer_filter(sharded.named_parameters())),
-        lambda parameters: torch.optim.SGD(parameters, lr=RATE),
-    )
-    return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
+def _batch(seed):
+    return hosts.batch(seed=seed)
 
 
 def _parity(kind):
-    """Train the same weights sharded and whole; return the largest differences."""
     whole = ranker()
     torch.nn.init.normal_(whole.branch.deep.mlp[2].weight)  # zero at birth
-    birth = sharding.snapshot(whole)
-    sharded, optimizer = _shard(ranker(), kind)
-    sharding.load(sharded, birth)
-    plain = torch.optim.SGD(whole.parameters(), lr=RATE)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    outputs = 0.0
-    for step in range(3):
-        dense, sparse, _ = mine = hosts.batch(seed=10 * step + rank)
-        with torch.no_grad():
-            gap = (sharded(dense, sparse) - whole(dense, sparse)).abs().max().item()
-        outputs = max(outputs, gap)
-        optimizer.zero_grad()
-        hosts.loss(sharded, mine).backward()
-        optimizer.step()
-        plain.zero_grad()
-        for other in range(world):
-            (hosts.loss(whole, hosts.batch(seed=10 * step + other)) / world).backward()
-        plain.step()
-    after = sharding.snapshot(whole)
-    weights = sharding.difference(sharding.full_state(sharded), after)
-    moved = min((after[name] - birth[name]).abs().max().item() for name in after)
-    return outputs, weights, moved, len(sharding.sharded_modules(sharded))
+    return sharded_training.parity(whole, ranker(), kind, _batch, hosts.loss)
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise"])
 def test_parity_with_one_process(ranks, kind):
-    for outputs, weights, moved, sharded in ranks.run(_parity, kind):
-        assert outputs <= 1e-6
-        assert weights <= 1e-6
-        assert moved > 0.0  # else equality would say nothing
-        assert sharded == 4  # fields, behaviours, units, codes
-
-
-class _Train(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch):
-        logits = self.model(batch.dense_features, batch.sparse_features).squeeze(-1)
-        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels)
-        return value, logits
+    found = ranks.run(_parity, kind)
+    sharded_training.assert_parity(found, 4)  # fields, behaviours, units, codes
 
 
 def _pipeline():
-    """Train the same weights through a pipeline and in a plain loop; compare their logits."""
-    sharded, optimizer = _shard(_Train(ranker()), "row_wise")
-    plain, plain_optimizer = _shard(_Train(ranker()), "row_wise")
-    sharding.load(plain, sharding.full_state(sharded))
-    pipeline = TrainPipelineSparseDist(
-        sharded, optimizer, torch.device("cpu"), pipeline_postproc=True
-    )
-    examples = [Batch(*hosts.batch(seed=10 * step + dist.get_rank())) for step in range(4)]
-    batches = iter(examples)
-    gap = 0.0
-    for example in examples:
-        logits = pipeline.progress(batches)
-        plain_optimizer.zero_grad()
-        loss, expected = plain(example)
-        loss.backward()
-        plain_optimizer.step()
-        gap = max(gap, (logits - expected).abs().max().item())
-    verify_pipeline(pipeline, sharded)
-    return gap, len(pipeline._pipelined_modules)
+    return sharded_training.pipelined(ranker, _batch, pipeline_postproc=True)
 
 
 def test_all_four_collections_are_pipelined_and_train_as_a_plain_loop_does(ranks):

@@ -1,139 +1,26 @@
 """TokenFormer on two gloo ranks: parity, plan, pipeline."""
 
 import pytest
-import torch
-import torch.distributed as dist
-import torchrec
-from torch.distributed.optim import (
-    _apply_optimizer_in_backward as apply_optimizer_in_backward,
-)
-from torchrec.datasets.utils import Batch
-from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.sharding_plan import (
-    column_wise,
-    construct_module_sharding_plan,
-    row_wise,
-    table_wise,
-)
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-from torchrec.distributed.types import ShardingEnv
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from sidrank.sharding import verify_pipeline, verify_plan
-from tests.embeddings import sharding
-from tests.embeddings.sharding import RATE
-from tests.models import token_formers
+from tests.models import sharded_training, token_formers
 from tests.models.token_formers import batch, former, loss
 
 
-def _shard(model, kind):
-    """Sequence tables cannot be data-parallel on a CPU: there they stay whole, on one rank each."""
-    world = dist.get_world_size()
-    plan = sharding.make_plan(model, kind)
-    for path, part in model.named_modules():
-        sequences = type(part) is torchrec.EmbeddingCollection
-        if sequences or (type(part) is torchrec.EmbeddingBagCollection and kind != "data_parallel"):
-            apply_optimizer_in_backward(torch.optim.SGD, part.parameters(), {"lr": RATE})
-        if sequences:
-            ways = {
-                config.name: {
-                    "table_wise": table_wise(rank=index % world),
-                    "data_parallel": table_wise(rank=index % world),
-                    "row_wise": row_wise(),
-                    "column_wise": column_wise(ranks=list(range(world))),
-                }[kind]
-                for index, config in enumerate(part.embedding_configs())
-            }
-            plan.plan[path] = construct_module_sharding_plan(
-                part,
-                ways,
-                sharder=EmbeddingCollectionSharder(),
-                world_size=world,
-                local_size=world,
-                device_type="cpu",
-            )
-    verify_plan(model, plan)
-    sharded = DistributedModelParallel(
-        model,
-        env=ShardingEnv.from_process_group(dist.group.WORLD),
-        device=torch.device("cpu"),
-        plan=plan,
-        sharders=[sharding.RowWiseToo(), EmbeddingCollectionSharder()],
-    )
-    dense = KeyedOptimizerWrapper(
-        dict(in_backward_optimizer_filter(sharded.named_parameters())),
-        lambda parameters: torch.optim.SGD(parameters, lr=RATE),
-    )
-    return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
+def _batch(seed):
+    return batch(12, seed=seed)
 
 
 def _parity(kind):
-    """Train the same weights sharded and whole; return the largest differences."""
-    whole = token_formers.trained()
-    birth = sharding.snapshot(whole)
-    sharded, optimizer = _shard(former(), kind)
-    sharding.load(sharded, birth)
-    plain = torch.optim.SGD(whole.parameters(), lr=RATE)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    outputs = 0.0
-    for step in range(3):
-        dense, sparse, _ = mine = batch(12, seed=10 * step + rank)
-        with torch.no_grad():
-            gap = (sharded(dense, sparse) - whole(dense, sparse)).abs().max().item()
-        outputs = max(outputs, gap)
-        optimizer.zero_grad()
-        loss(sharded, mine).backward()
-        optimizer.step()
-        plain.zero_grad()
-        for other in range(world):
-            (loss(whole, batch(12, seed=10 * step + other)) / world).backward()
-        plain.step()
-    after = sharding.snapshot(whole)
-    weights = sharding.difference(sharding.full_state(sharded), after)
-    moved = min((after[name] - birth[name]).abs().max().item() for name in after)
-    return outputs, weights, moved, len(sharding.sharded_modules(sharded))
+    return sharded_training.parity(token_formers.trained(), former(), kind, _batch, loss)
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise", "data_parallel"])
 def test_parity_with_one_process(ranks, kind):
-    for outputs, weights, moved, sharded in ranks.run(_parity, kind):
-        assert outputs <= 1e-6
-        assert weights <= 1e-6
-        assert moved > 0.0  # else equality would say nothing
-        assert sharded == 2  # fields, items
-
-
-class _Train(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch):
-        logits = self.model(batch.dense_features, batch.sparse_features).squeeze(-1)
-        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels)
-        return value, logits
+    sharded_training.assert_parity(ranks.run(_parity, kind), 2)  # fields, items
 
 
 def _pipeline():
-    """Train the same weights through a pipeline and in a plain loop; compare their logits."""
-    sharded, optimizer = _shard(_Train(former()), "row_wise")
-    plain, plain_optimizer = _shard(_Train(former()), "row_wise")
-    sharding.load(plain, sharding.full_state(sharded))
-    pipeline = TrainPipelineSparseDist(sharded, optimizer, torch.device("cpu"))
-    examples = [Batch(*batch(seed=10 * step + dist.get_rank())) for step in range(4)]
-    batches = iter(examples)
-    gap = 0.0
-    for example in examples:
-        logits = pipeline.progress(batches)
-        plain_optimizer.zero_grad()
-        value, expected = plain(example)
-        value.backward()
-        plain_optimizer.step()
-        gap = max(gap, (logits - expected).abs().max().item())
-    verify_pipeline(pipeline, sharded)
-    return gap, len(pipeline._pipelined_modules)
+    return sharded_training.pipelined(former, _batch)
 
 
 def test_both_collections_are_pipelined_and_train_as_a_plain_loop_does(ranks):
