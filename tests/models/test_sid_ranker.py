@@ -1,9 +1,5 @@
 """The assembled ranker: DLRM's signature, every part alive, rows apart, traced, sharded."""
 
-import copy
-import io
-import pickle
-
 import pytest
 import torch
 from torch import nn
@@ -15,6 +11,7 @@ from sidrank.sequences import InterestAlignment
 from tests.embeddings import hosts
 from tests.models import rankers
 from tests.models.rankers import ranker, trained
+from tests.models.ways import WAYS
 
 
 def rows_of(sparse, rows):
@@ -76,34 +73,6 @@ def test_an_empty_history_and_an_unknown_item_are_scored():
     features = {"user": [[1]], "item": [[2]], "item_raw": [[10**12]]}
     features |= {"history": [[]], "history_raw": [[]], "shown": [[]], "liked": [[]]}
     assert model(torch.rand(1, hosts.DENSE), hosts.jagged(features)).isfinite().all()
-
-
-def traced(model):
-    graph = torch.fx.symbolic_trace(model)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
-def compiled(model):
-    torch._dynamo.reset()
-    return torch.compile(model, fullgraph=True, backend="aot_eager")
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def restored(model):
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    buffer.seek(0)
-    other = ranker(seed=99).eval()
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    return other
-
-
-WAYS = [traced, compiled, pickled, copy.deepcopy, restored]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

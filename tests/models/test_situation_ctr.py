@@ -1,8 +1,6 @@
 """The situation ranker: features to logits, one row and one candidate at a time."""
 
 import copy
-import io
-import pickle
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from sidrank.towers.situation_fields import SituationFields, elapsed
 from tests.embeddings import hosts
 from tests.models import situation_models
 from tests.models.situation_models import batch, behaviours, ranker, read, tower, train, trained
+from tests.models.ways import WAYS
 
 NEVER = torch.iinfo(torch.int64).min
 FEATURES = ("user", "item", "hour", "place")
@@ -148,34 +147,6 @@ class TestTime:
             found = newest(hosts.jagged(columns | {"time": absent}))
             torch.testing.assert_close(found[0], empty[0])
             assert not found[1].any()
-
-
-def traced(model):
-    graph = torch.fx.symbolic_trace(model)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
-def compiled(model):
-    torch._dynamo.reset()
-    return torch.compile(model, fullgraph=True, backend="aot_eager")
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def restored(model):
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    buffer.seek(0)
-    other = ranker(seed=99)
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    return other
-
-
-WAYS = [traced, compiled, pickled, copy.deepcopy, restored]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

@@ -1,9 +1,5 @@
 """TokenFormer: DLRM's signature, every part alive, rows and candidates apart, traced."""
 
-import copy
-import io
-import pickle
-
 import pytest
 import torch
 
@@ -12,6 +8,7 @@ from sidrank.models.token_former import TokenFormer
 from sidrank.sequences.bfts import BFTSEncoder
 from tests.embeddings import hosts
 from tests.models.token_formers import DENSE, batch, behaviours, fields, former, train, trained
+from tests.models.ways import WAYS
 
 
 def bags(sparse):
@@ -103,34 +100,6 @@ def test_more_room_in_the_history_changes_nothing():
     long.load_state_dict(short.state_dict())
     dense, sparse, _ = batch(size=16)
     torch.testing.assert_close(long(dense, sparse), short(dense, sparse))
-
-
-def traced(model):
-    graph = torch.fx.symbolic_trace(model)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
-def compiled(model):
-    torch._dynamo.reset()
-    return torch.compile(model, fullgraph=True, backend="aot_eager")
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def restored(model):
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    buffer.seek(0)
-    other = former(seed=99)
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    return other
-
-
-WAYS = [traced, compiled, pickled, copy.deepcopy, restored]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
