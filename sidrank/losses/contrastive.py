@@ -36,6 +36,7 @@ def info_nce(
     temperature: float = 0.1,
     ids: Tensor | None = None,
     anchor_ids: Tensor | None = None,
+    requests: Tensor | None = None,
     log_q: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
@@ -54,6 +55,8 @@ def info_nce(
             positive is no negative.
         anchor_ids: Items of the anchors, shape ``[B]``, in the same numbering; needs ``ids``.
             Neither the anchor itself nor another positive of it in the batch is a negative.
+        requests: Request of each row, shape ``[B]``, in a numbering of its own: what else was
+            liked in the same list is no negative.
         log_q: Logarithm of the probability that the item of a row is a candidate,
             shape ``[B]``, subtracted from the logits, also from that of the positive.
         valid: Rows that count, shape ``[B]``, bool; the others are neither anchors nor
@@ -63,8 +66,8 @@ def info_nce(
         Mean over the valid rows, shape ``[]``; 0 if there are none.
 
     Raises:
-        ValueError: If a shape does not fit, the temperature is not positive, ids are not
-            integers, or anchor ids come without ids.
+        ValueError: If a shape does not fit, the temperature is not positive, ids or requests
+            are not integers, or anchor ids come without ids.
 
     Example:
         >>> x = torch.eye(2)
@@ -88,6 +91,9 @@ def info_nce(
             excluded = excluded | (item.unsqueeze(0) == anchor.unsqueeze(1))
     elif anchor_ids is not None:
         raise ValueError("anchor_ids must come with ids, got them alone")
+    if requests is not None:
+        request = _check.integer(_check.shape(requests, "requests", [rows]), "requests")
+        excluded = excluded | (request.unsqueeze(0) == request.unsqueeze(1))
     if valid is None:
         counted = own.any(dim=1)
     else:

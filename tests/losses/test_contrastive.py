@@ -19,7 +19,9 @@ def two(rows, seed=0, width=5):
     return torch.randn(2, rows, width, generator=generator, dtype=torch.float64).unbind()
 
 
-def expected(anchors, positives, *, temperature, item=None, anchor=None, log_q=None, valid=None):
+def expected(
+    anchors, positives, *, temperature, item=None, anchor=None, request=None, log_q=None, valid=None
+):
     rows = range(len(anchors))
     log_q = [0.0 for _ in rows] if log_q is None else log_q
     losses = []
@@ -29,6 +31,8 @@ def expected(anchors, positives, *, temperature, item=None, anchor=None, log_q=N
             if item is not None and item[j] == item[i]:
                 excluded.add(j)
             if anchor is not None and (anchor[j] == anchor[i] or item[j] == anchor[i]):
+                excluded.add(j)
+            if request is not None and request[j] == request[i]:
                 excluded.add(j)
             if valid is not None and not valid[j]:
                 excluded.add(j)
@@ -75,6 +79,20 @@ class TestInfoNCE:
                 log_q=None if given_q is None else log_q.tolist(),
                 valid=given_valid,
             )
+            assert float(found) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+    @given(st.lists(st.tuples(ITEMS, ITEMS), min_size=1, max_size=7), st.integers(0, 10**6))
+    def test_what_else_the_request_liked_is_no_negative(self, rows, seed):
+        anchors, positives = two(len(rows), seed)
+        item, request = (list(column) for column in zip(*rows, strict=True))
+        for given_ids in (None, item):
+            found = info_nce(
+                anchors,
+                positives,
+                ids=None if given_ids is None else torch.tensor(item),
+                requests=torch.tensor(request),
+            )
+            wanted = expected(anchors, positives, temperature=0.1, item=given_ids, request=request)
             assert float(found) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
     def test_all_pairs_of_one_item_teach_nothing(self):
@@ -230,7 +248,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"positives must have shape \[3, 3\], got \[3\]"):
             multi_positive_info_nce(anchors, torch.ones(3).bool())
 
-    @pytest.mark.parametrize("name", ["ids", "anchor_ids", "log_q", "valid"])
+    @pytest.mark.parametrize("name", ["ids", "anchor_ids", "requests", "log_q", "valid"])
     def test_one_number_a_row(self, name):
         columns = {"ids": torch.arange(3)} | {name: torch.ones(2, dtype=torch.int64)}
         with pytest.raises(ValueError, match=rf"{name} must have shape \[3\], got \[2\]"):

@@ -1,0 +1,1 @@
+"""Tables larger than memory: what traffic asks for, how large a cache must be, and the cache itself."""
