@@ -13,6 +13,8 @@ from sidrank.data.planted_sequences import (
     plant_sequences,
 )
 from sidrank.data.planted_situations import PlantedSituations, SituationSettings, plant_situations
+from sidrank.data.row_plan import RowPlan
+from sidrank.data.row_stream import RowColumns, RowStream, TrainingRows
 from sidrank.data.rows import RowFile, open_rows
 
 __all__ = [
@@ -26,12 +28,16 @@ __all__ = [
     "PlantedSequences",
     "PlantedSettings",
     "PlantedSituations",
+    "RowColumns",
     "RowFile",
+    "RowPlan",
+    "RowStream",
     "SequenceSettings",
     "SequenceShares",
     "SituationSettings",
     "Text",
     "TextIndex",
+    "TrainingRows",
     "find_recbole_files",
     "open_rows",
     "plant_deadlines",

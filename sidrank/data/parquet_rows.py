@@ -40,7 +40,7 @@ class ParquetRows:
         self.num_rows: int = 0
         self._schemas: dict[Path, Any] = {}
         for part in parts:
-            with _open(part) as file:
+            with open_parquet(part) as file:
                 self.num_rows += file.metadata.num_rows
                 self._schemas[part] = file.schema_arrow
         self.columns: tuple[str, ...] = tuple(self._schemas[parts[0]].names)
@@ -99,7 +99,7 @@ def _batches(
 ) -> Iterator[Batch]:
     start = 0
     named = list(dict.fromkeys([*numbers, *keys, *vectors]))
-    with _open(path) as file:
+    with open_parquet(path) as file:
         for arrow in _decoded(file, path, named, batch_rows):
             yield Batch(
                 path,
@@ -110,7 +110,7 @@ def _batches(
             )
             start += arrow.num_rows
         if start != file.metadata.num_rows:
-            raise _broken(path, f"{start} of {file.metadata.num_rows} rows")
+            raise broken(path, f"{start} of {file.metadata.num_rows} rows")
 
 
 def _decoded(file: Any, path: Path, named: list[str], batch_rows: int) -> Iterator[Any]:
@@ -119,14 +119,14 @@ def _decoded(file: Any, path: Path, named: list[str], batch_rows: int) -> Iterat
         try:
             arrow = next(arrows, None)
         except (pa.ArrowException, OSError) as error:
-            raise _broken(path, error) from None
+            raise broken(path, error) from None
         if arrow is None:
             return
         if arrow.num_rows:
             yield arrow
 
 
-def _open(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
     with path.open("rb"):  # what the system says of a file is clearer than what Arrow says
         pass
     try:
@@ -134,8 +134,8 @@ def _open(path: Path) -> Any:
             path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
         )
     except (pa.ArrowException, OSError) as error:
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
 
 
-def _broken(path: Path, got: object) -> ValueError:
+def broken(path: Path, got: object) -> ValueError:
     return ValueError(f"{path} must be a whole parquet file, got {got}")

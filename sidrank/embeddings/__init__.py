@@ -7,6 +7,7 @@ from sidrank.embeddings.host_checkpoint import host_names, load_host_checkpoint
 from sidrank.embeddings.hybrid import HybridEmbeddingBagCollection
 from sidrank.embeddings.keyword_bag import KeywordBag
 from sidrank.embeddings.memorization import GeneralizationBranch, MemorizationBranch, WideAndDeep
+from sidrank.embeddings.row_features import features_of
 from sidrank.embeddings.sid_expander import SIDExpander, check_coverage
 from sidrank.embeddings.sid_replacement import SIDReplacement
 from sidrank.embeddings.sid_sources import CodeFeatureSource, RawIDSource
@@ -27,6 +28,7 @@ __all__ = [
     "WideAndDeep",
     "alignment_stage",
     "check_coverage",
+    "features_of",
     "host_names",
     "load_host_checkpoint",
     "replace_embeddings",
