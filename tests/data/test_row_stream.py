@@ -230,7 +230,7 @@ class TestErrors:
             kind = pa.uint64()
         place = rows.schema.get_field_index(name)
         rows = rows.set_column(place, name, pa.array(column, kind))
-        pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=5)
+        pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=12)
         stream = RowStream(plan_of(tmp_path, batch_rows=2, lanes=2, seed=None), COLUMNS)
         with pytest.raises(ValueError, match=told):
             list(stream)
