@@ -7,6 +7,7 @@ from sidrank.embeddings.host_checkpoint import host_names, load_host_checkpoint
 from sidrank.embeddings.hybrid import HybridEmbeddingBagCollection
 from sidrank.embeddings.keyword_bag import KeywordBag
 from sidrank.embeddings.memorization import GeneralizationBranch, MemorizationBranch, WideAndDeep
+from sidrank.embeddings.ranking_requests import RankingRequests
 from sidrank.embeddings.row_features import features_of
 from sidrank.embeddings.sid_expander import SIDExpander, check_coverage
 from sidrank.embeddings.sid_replacement import SIDReplacement
@@ -22,6 +23,7 @@ __all__ = [
     "HybridEmbeddingBagCollection",
     "KeywordBag",
     "MemorizationBranch",
+    "RankingRequests",
     "RawIDSource",
     "SIDExpander",
     "SIDReplacement",

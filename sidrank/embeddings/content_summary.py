@@ -115,6 +115,17 @@ class ContentSummaryHash(nn.Module):
         """
         return [*self.expander.feature_names(key), *self._cross_names(key)]
 
+    def source_features(self, key: str) -> list[str]:
+        """Which features of a batch are read for one item feature.
+
+        Args:
+            key: An item feature of the expander.
+
+        Returns:
+            Those of its SIDs and its attributes.
+        """
+        return [*self.expander.source_features(key), *self._attributes.get(key, {}).values()]
+
     def embedding_bag_configs(
         self,
         *,

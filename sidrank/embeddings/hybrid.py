@@ -119,6 +119,21 @@ class HybridEmbeddingBagCollection(nn.Module):
         """
         return self._host_configs
 
+    def features_of(self, name: str) -> list[str]:
+        """Which features of a batch the vector of a host's feature is made of.
+
+        Args:
+            name: Feature of the host.
+
+        Returns:
+            The feature, those its SIDs are read from, and the statistics of its gate.
+        """
+        if name not in self.keys:
+            return [name]
+        place = self.keys.index(name)
+        gate = cast(ResidualGate, self.gates[place])
+        return [name, *self.expander.source_features(name), *gate.statistics]
+
     def is_weighted(self) -> bool:
         """Whether the batch carries a weight per id.
 

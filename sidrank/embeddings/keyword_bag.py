@@ -96,6 +96,20 @@ class KeywordBag(nn.Module):
         """
         return [*self.expander.feature_names(key), _own(key)]
 
+    def source_features(self, key: str) -> list[str]:
+        """Which features of a batch are read for one item feature.
+
+        Args:
+            key: An item feature of the expander.
+
+        Returns:
+            Those of the expander and its keywords, if it has any.
+        """
+        return [
+            *self.expander.source_features(key),
+            *(feature for item, feature in self.keywords.items() if item == key),
+        ]
+
     def embedding_bag_configs(
         self,
         *,

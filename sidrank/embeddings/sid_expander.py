@@ -105,6 +105,10 @@ class SIDExpander(nn.Module):
         self.spec = specs.pop()
         self.max_rows = max_rows
         self.keys = list(sources)
+        self._read = {
+            key: source.features if isinstance(source, CodeFeatureSource) else [source.feature]
+            for key, source in sources.items()
+        }
         if isinstance(mode, SIDBPE):
             self.mode = "bpe"
             mode.check_spec(self.spec)
@@ -182,6 +186,17 @@ class SIDExpander(nn.Module):
                 if a table reads another feature.
         """
         _feature_rows.check_tables(self.embedding_bag_configs(embedding_dim=4), tables)
+
+    def source_features(self, key: str) -> list[str]:
+        """Which features of a batch the SIDs of a key are read from.
+
+        Args:
+            key: One of ``keys``.
+
+        Returns:
+            Their names.
+        """
+        return self._read[key]
 
     def coverage(self) -> dict[str, float]:
         """Share of ids with a known SID, by item feature, since the last reset.

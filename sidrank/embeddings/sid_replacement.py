@@ -129,6 +129,22 @@ class SIDReplacement(nn.Module):
         """
         return self._host_configs
 
+    def features_of(self, name: str) -> list[str]:
+        """Which features of a batch the vector of a host's feature is made of.
+
+        Args:
+            name: Feature of the host.
+
+        Returns:
+            The feature, and those its SIDs or its content are read from.
+        """
+        read = [name]
+        if self.expander is not None and name in self.keys:
+            read += self.expander.source_features(name)
+        if name in self.content_keys:
+            read.append(self._content_features[self.content_keys.index(name)])
+        return read
+
     def is_weighted(self) -> bool:
         """Whether the batch carries a weight per id.
 

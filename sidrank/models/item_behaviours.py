@@ -74,7 +74,7 @@ class ItemBehaviours(nn.Module):
         self.max_length = max_length
         self.num_candidates = num_candidates
         self.dim = len(target) * tables[0].embedding_dim  # a collection has one width
-        self._target = list(target)
+        self.target_features = list(target)
         self._history = list(history)
         self.ec = collection
 
@@ -92,8 +92,20 @@ class ItemBehaviours(nn.Module):
             ValueError: If the features of an item are not as many ids, or there are more
                 candidates than rows have room for.
         """
+        return self.read(features, self.num_candidates)
+
+    def read(self, features: KeyedJaggedTensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with room for another number of candidates.
+
+        Args:
+            features: The batch.
+            candidates: Candidates of a row, ``C``.
+
+        Returns:
+            As ``forward``.
+        """
         found = self.ec(features)
-        target = _padded_features.first([found[name] for name in self._target], self.num_candidates)
+        target = _padded_features.first([found[name] for name in self.target_features], candidates)
         history, real = _padded_features.newest(
             [found[name] for name in self._history], self.max_length
         )

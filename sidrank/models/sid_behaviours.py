@@ -77,6 +77,7 @@ class SIDBehaviours(nn.Module):
             raise ValueError("expander must give one id an item and feature, got mode 'bpe'")
         self.max_length = max_length
         self.id_dim = embedding_dim
+        self.target_features = [target, *expander.source_features(target)]
         self._target = [target, *expander.feature_names(target)]
         self._history = [history, *expander.feature_names(history)]
         self.dim = embedding_dim * len(self._target)
@@ -116,8 +117,20 @@ class SIDBehaviours(nn.Module):
             ValueError: If a feature is missing, the batch size varies by feature or rows have more
                 targets than one on average.
         """
+        return self.read(features, 1)
+
+    def read(self, features: KeyedJaggedTensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for several targets a row.
+
+        Args:
+            features: The batch.
+            candidates: Targets of a row, ``C``.
+
+        Returns:
+            Targets ``[B, C, E]``, histories and which behaviours are real, as ``forward``.
+        """
         found = self.ec(self.expander(features))
-        target = _padded_features.first([found[name] for name in self._target], 1)
+        target = _padded_features.first([found[name] for name in self._target], candidates)
         history, real = _padded_features.newest(
             [found[name] for name in self._history], self.max_length
         )

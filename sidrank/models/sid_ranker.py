@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor, KeyedTensor
 
 from sidrank import _check
-from sidrank.embeddings import HybridEmbeddingBagCollection
+from sidrank.embeddings import HybridEmbeddingBagCollection, RankingRequests
+from sidrank.models import _candidate_fields
 from sidrank.models.sid_behaviours import SIDBehaviours
 from sidrank.sequences import InterestAlignment
 from sidrank.towers import ESUTargetAttention
@@ -123,14 +124,45 @@ class SIDRanker(nn.Module):
         fields = _fields(self.embeddings(sparse_features), self.num_fields, self.dim)
         target, history, mask = self.behaviours(sparse_features)
         read = self.attention(target, history.unsqueeze(1), mask.unsqueeze(1))
-        sid = self.behaviours.id_dim  # where the codes begin
-        fit = self.alignment(target[:, :, sid:], history[:, :, sid:], mask)
-        dense = self.bottom(dense_features)
-        products = _products(torch.cat([dense.unsqueeze(1), fields, read], dim=1))
-        logits = self.top(torch.cat([dense, products, fit.squeeze(1)], dim=1))
+        fit = self._fit(target, history, mask).squeeze(1)
+        logits = self._logits(self.bottom(dense_features), fields, read, fit)
         if self.branch is None:
             return logits
         return logits + _check.shape(self.branch(sparse_features), "branch logits", [-1, 1])
+
+    def rank(self, requests: RankingRequests) -> Tensor:
+        """Score the candidates of each request; its fields and history are read once.
+
+        Args:
+            requests: The requests.
+
+        Returns:
+            Logits, shape ``[N, 1]``.
+
+        Raises:
+            ValueError: If the features of one field belong to both sides.
+        """
+        fields = _candidate_fields.both(self.embeddings, requests, self.dim)
+        room = _candidate_fields.most(requests)
+        features = requests.together(self.behaviours.target_features)
+        target, history, mask = self.behaviours.read(features, room)
+        # the attention itself: the tower would read the history again for each candidate
+        read = self.attention.attention(target, history, mask)
+        read = _candidate_fields.unpadded(read, requests).unsqueeze(1)
+        fit = _candidate_fields.unpadded(self._fit(target, history, mask), requests)
+        dense = self.bottom(requests.dense)[requests.owner()]
+        logits = self._logits(dense, fields, read, fit)
+        if self.branch is None:
+            return logits
+        return logits + self.branch(requests.pointwise()[1])
+
+    def _fit(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        sid = self.behaviours.id_dim  # where the codes begin
+        return self.alignment(target[:, :, sid:], history[:, :, sid:], mask)
+
+    def _logits(self, dense: Tensor, fields: Tensor, read: Tensor, fit: Tensor) -> Tensor:
+        products = _products(torch.cat([dense.unsqueeze(1), fields, read], dim=1))
+        return self.top(torch.cat([dense, products, fit], dim=1))
 
 
 @torch.fx.wrap

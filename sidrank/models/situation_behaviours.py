@@ -116,7 +116,21 @@ class SituationBehaviours(nn.Module):
         Raises:
             ValueError: If the features of a behaviour are not as many.
         """
-        target, history, mask = self.items(features)
+        return self.read(features, self.items.num_candidates)
+
+    def read(
+        self, features: KeyedJaggedTensor, candidates: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The same with room for another number of candidates.
+
+        Args:
+            features: The batch.
+            candidates: Candidates of a row, ``C``.
+
+        Returns:
+            As ``forward``.
+        """
+        target, history, mask = self.items.read(features, candidates)
         asked, shared, _ = self.situations(features)
         columns, now = _numbers(features, self._ids, self._seen, self._now, mask)
         types, times = columns[:, :, 0], columns[:, :, 1]

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
 
+from sidrank.embeddings import RankingRequests
 from sidrank.layers.gumbel_keep import keep_share
+from sidrank.models import _candidate_fields
 from sidrank.models.situation_behaviours import SituationBehaviours
 from sidrank.towers.situation_tower import SituationTower
 
@@ -116,7 +118,30 @@ class SituationCTR(nn.Module):
         Raises:
             ValueError: If the features of a behaviour are not as many.
         """
-        given = self.behaviours(features)
+        return self._logits(features, self.behaviours(features))
+
+    def rank(self, requests: RankingRequests) -> Tensor:
+        """Score the candidates of each request; its situations and history are read once.
+
+        Args:
+            requests: The requests; dense features are not read. Every feature of a candidate
+                belongs to ``behaviours``.
+
+        Returns:
+            Logits, shape ``[N, M]``.
+
+        Raises:
+            ValueError: If a field describes the candidates: here fields are of the request.
+        """
+        if self.fields is not None:
+            _candidate_fields.refuse(self.fields, requests)
+        features = requests.together(self.behaviours.items.target_features)
+        given = self.behaviours.read(features, _candidate_fields.most(requests))
+        return _candidate_fields.unpadded(self._logits(features, given)[0], requests)
+
+    def _logits(
+        self, features: KeyedJaggedTensor, given: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         answer, kept = self.tower(*given)
         target, request, mask = given[0], given[3], given[5]
         parts = [target, answer, answer * self.candidate(target)]

@@ -16,17 +16,22 @@ Shapes: ``B`` rows, ``F`` fields, ``C`` candidates, ``L`` behaviours, ``E`` widt
 width.
 """
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
 
 from sidrank import _check
-from sidrank.embeddings import HybridEmbeddingBagCollection
+from sidrank.embeddings import HybridEmbeddingBagCollection, RankingRequests
+from sidrank.models import _candidate_fields
 from sidrank.models.item_behaviours import ItemBehaviours
 from sidrank.models.sid_behaviours import SIDBehaviours
 from sidrank.sequences.bfts import BFTSEncoder
 
 __all__ = ["TokenFormer"]
+
+Behaviours: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class TokenFormer(nn.Module):
@@ -98,9 +103,32 @@ class TokenFormer(nn.Module):
         Raises:
             ValueError: If the dense features are not as many as they should be.
         """
+        return self._logits(dense_features, sparse_features, self.behaviours(sparse_features))
+
+    def rank(self, requests: RankingRequests) -> Tensor:
+        """Score the candidates of each request; fields and history are read once a request.
+
+        Args:
+            requests: The requests. Every feature of a candidate belongs to ``behaviours``.
+
+        Returns:
+            Logits, shape ``[N, 1]``.
+
+        Raises:
+            ValueError: If a field describes the candidates: here a field is of all the stream.
+        """
+        _candidate_fields.refuse(self.fields, requests)
+        features = requests.together(self.behaviours.target_features)
+        behaviours = self.behaviours.read(features, _candidate_fields.most(requests))
+        logits = self._logits(requests.dense, features, behaviours)
+        return _candidate_fields.unpadded(logits, requests).unsqueeze(1)
+
+    def _logits(
+        self, dense_features: Tensor, sparse_features: KeyedJaggedTensor, behaviours: Behaviours
+    ) -> Tensor:
         dense = _check.shape(dense_features, "dense_features", [-1, self.dense.in_features])
         pooled = _fields(self.fields(sparse_features), self.num_fields, self.field_dim)
-        targets, history, mask = self.behaviours(sparse_features)
+        targets, history, mask = behaviours
         static = torch.cat([self.dense(dense).unsqueeze(1), self.field(pooled)], dim=1)
         states = self.encoder(static, self.item(history), mask, self.item(targets))
         return self.head(states).squeeze(2)

@@ -1,0 +1,156 @@
+"""Requests with their candidates: what is asked once, and what is asked for each candidate.
+
+A request is one user at one moment with any number of candidates. A ranker that reads the rows of
+a log gets the user once a candidate; here the user comes once. Four readings of the same requests
+let a model choose where to meet them:
+
+- ``pointwise``: a row a candidate, what the log would have held,
+- ``together``: a row a request, its candidates in one bag,
+- ``request_rows`` and ``candidate_rows``: a row a request without candidates, and a row a
+  candidate without the request. Every feature is there, those of the other side as empty bags, so
+  any collection of tables takes both, sharded or quantised or not.
+
+Shapes: ``R`` requests, ``N`` candidates of all requests, ``D`` dense features.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+
+__all__ = ["RankingRequests", "rows_of"]
+
+
+class RankingRequests(NamedTuple):
+    """Requests, each with candidates of its own.
+
+    Example:
+        >>> def features(name, ids):
+        ...     return KeyedJaggedTensor(
+        ...         [name], torch.tensor(ids), lengths=torch.ones(len(ids)).int())
+        >>> asked = RankingRequests(
+        ...     torch.rand(2, 3), features("user", [7, 8]), features("item", [1, 2, 1]),
+        ...     torch.tensor([2, 1]))
+        >>> asked.owner()
+        tensor([0, 0, 1])
+        >>> dense, rows = asked.pointwise()
+        >>> dense.shape, rows["user"].values(), rows["item"].values()
+        (torch.Size([3, 3]), tensor([7, 7, 8]), tensor([1, 2, 1]))
+        >>> asked.together(["item"])["item"].to_dense()
+        [tensor([1, 2]), tensor([1])]
+    """
+
+    dense: Tensor
+    """Dense features of the requests, shape ``[R, D]``."""
+    features: KeyedJaggedTensor
+    """Sparse features of the requests, ``R`` rows."""
+    candidates: KeyedJaggedTensor
+    """Sparse features of the candidates, ``N`` rows, request after request."""
+    counts: Tensor
+    """Candidates of each request, shape ``[R]``, integer."""
+
+    def owner(self) -> Tensor:
+        """The request of each candidate.
+
+        Returns:
+            Shape ``[N]``, int64.
+        """
+        places = torch.arange(self.counts.shape[0], device=self.counts.device)
+        return places.repeat_interleave(self.counts, output_size=self.candidates.stride())
+
+    def pointwise(self) -> tuple[Tensor, KeyedJaggedTensor]:
+        """A row a candidate: the request's features, again for each, and its own.
+
+        Returns:
+            Dense features ``[N, D]`` and all sparse features, ``N`` rows.
+        """
+        owner = self.owner()
+        return self.dense[owner], _beside(rows_of(self.features, owner), self.candidates)
+
+    def together(self, keys: Sequence[str]) -> KeyedJaggedTensor:
+        """A row a request: its features, and some features of its candidates, a bag each.
+
+        Args:
+            keys: The features of candidates that are wanted.
+
+        Returns:
+            Sparse features, ``R`` rows.
+
+        Raises:
+            ValueError: If such a feature is none of the candidates', or has not one id a
+                candidate, so that a bag would not say whose they are.
+        """
+        for key in keys:
+            if key not in self.candidates.keys():  # noqa: SIM118 - not a dictionary
+                raise ValueError(f"candidates must have {key}, got {self.candidates.keys()}")
+            lengths = self.candidates[key].lengths()
+            if (lengths != 1).any():
+                raise ValueError(
+                    f"candidates must have one id each in {key}, got {int(lengths.min())} to "
+                    f"{int(lengths.max())}"
+                )
+        counts = self.counts.to(self.candidates.lengths().dtype)
+        bags = KeyedJaggedTensor(
+            keys=list(keys),
+            values=torch.cat([self.candidates[key].values() for key in keys]),
+            lengths=counts.repeat(len(keys)),
+        )
+        return _beside(self.features, bags)
+
+    def request_rows(self) -> KeyedJaggedTensor:
+        """A row a request; the features of candidates are empty bags.
+
+        Returns:
+            All sparse features, ``R`` rows.
+        """
+        return _beside(self.features, _empty(self.candidates, self.features.stride()))
+
+    def candidate_rows(self) -> KeyedJaggedTensor:
+        """A row a candidate; the features of requests are empty bags.
+
+        Returns:
+            All sparse features, ``N`` rows.
+        """
+        return _beside(_empty(self.features, self.candidates.stride()), self.candidates)
+
+
+def rows_of(features: KeyedJaggedTensor, index: Tensor) -> KeyedJaggedTensor:
+    """Rows of a batch, in any order and as often as wanted.
+
+    Args:
+        features: The batch, without weights.
+        index: Places of the rows, integer.
+
+    Returns:
+        A batch of as many rows as ``index`` is long.
+    """
+    lengths = features.lengths().view(len(features.keys()), -1).long()
+    starts = lengths.flatten().cumsum(0).view_as(lengths) - lengths
+    wanted = lengths[:, index]
+    ends = wanted.flatten().cumsum(0).view_as(wanted)
+    shift = (starts[:, index] - (ends - wanted)).flatten().repeat_interleave(wanted.flatten())
+    places = shift + torch.arange(shift.shape[0], device=shift.device)
+    return KeyedJaggedTensor(
+        keys=features.keys(),
+        values=features.values()[places],
+        lengths=wanted.flatten().to(features.lengths().dtype),
+    )
+
+
+def _empty(like: KeyedJaggedTensor, rows: int) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor(
+        keys=like.keys(),
+        values=like.values()[:0],
+        lengths=like.lengths().new_zeros(len(like.keys()) * rows),
+    )
+
+
+def _beside(left: KeyedJaggedTensor, right: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    lengths = [left.lengths(), right.lengths()]
+    return KeyedJaggedTensor(
+        keys=[*left.keys(), *right.keys()],
+        values=torch.cat([left.values(), right.values()]),
+        lengths=torch.cat([each.to(lengths[0].dtype) for each in lengths]),
+    )
