@@ -92,6 +92,8 @@ claims: $(STAMP)
 	$(BIN)/python -m benchmarks.shootout_alignment
 	$(BIN)/python -m benchmarks.shootout_gate
 	$(BIN)/python -m benchmarks.deadlines
+	$(BIN)/python -m benchmarks.situations --choose
+	$(BIN)/python -m benchmarks.situations
 	$(STUDY)_compression.json --users 1000 --settings long_brief movielens_per_user \
 	  --arms compression_recent compression_full compression_tokens compression_strangers
 	$(STUDY)_sparse.json --users 1000 --settings session movielens_per_user \
@@ -100,12 +102,14 @@ claims: $(STAMP)
 	  --arms instance_host instance_item_ids instance_temporal instance_user_order instance_no_sides \
 	  instance_strangers instance_fields instance_stranger_tokens ratings_host ratings_item_ids \
 	  ratings_temporal ratings_user_order ratings_no_sides ratings_strangers
-	$(STUDY)_token_former.json --users 1500 --settings static movielens_per_user \
-	  --arms unified_vanilla unified_nlir unified_bfts unified_both unified_vanilla_null unified_both_null
+	$(STUDY)_token_former.json --users 1500 --settings choice static movielens_per_user \
+	  --arms unified_vanilla unified_nlir unified_bfts unified_both unified_vanilla_null unified_both_null \
+	  unified_crossed
 	$(STUDY)_hyformer.json --users 1500 --settings types movielens_per_user \
-	  --arms hyformer late_fusion late_mixer hyformer_null hyformer_shared
+	  --arms hyformer late_fusion hyformer_kept late_mixer late_mixer_mean hyformer_kept_null
 	$(BIN)/python -m benchmarks.sequence_reads benchmarks/results/sequence_study_token_former.json
 	$(BIN)/python -m benchmarks.sequence_reads benchmarks/results/sequence_study_hyformer.json
+	$(BIN)/python -m benchmarks.hyformer_focus benchmarks/results/sequence_study_hyformer.json
 	$(BIN)/python -m benchmarks.sequence_collapse
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.claims

@@ -10,14 +10,17 @@ attentions, twice:
 * ``late_fusion``: both readings at once, added; then all tokens side by side go through a dense
   network of as many parameters as the mixers had;
 * ``hyformer_shared``: as ``hyformer``, but all sequences start with the same query;
-* ``hyformer_kept``: as ``hyformer``, but a reading is added to its query instead of taking its
-  place;
+* ``hyformer_kept``: as ``hyformer``, but readings add up, and the first queries are asked again
+  with all of them (``KeepingHyFormer``);
+* ``late_mixer_mean``: as ``late_mixer``, with the mean of both readings in place of their sum;
 * ``..._null``: which type an event had is shuffled among all events of its user.
 
 Shapes: ``B`` rows, ``S`` sequences, ``M`` non-sequential tokens, ``T = S + M``, ``D`` width.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +32,20 @@ from benchmarks.sequence_settings import Arm
 from benchmarks.sequence_training import Recipe
 from sidrank.layers import CrossAttention
 from sidrank.layers.rank_mixer import PerTokenFFN
-from sidrank.sequences.hyformer import HyFormer, HyFormerBlock, HyFormerQueries, QueryBoosting
+from sidrank.sequences.hyformer import (
+    HyFormer,
+    HyFormerBlock,
+    HyFormerQueries,
+    KeepingHyFormer,
+    QueryBoosting,
+)
 
 __all__ = ["ARMS", "AroundTheCandidate", "LateMixer", "SeveralSequences", "types_shuffled"]
 
 WIDTH, ROUNDS, HIDDEN, GROUP = 32, 2, 32, 6
 CUT = Cut(length=1, per_type=12)
-RECIPE = Recipe(step=4e-3, batch=64, epochs=2, share=0.25)
-_SETTINGS = ("types", "movielens_per_user")
+RECIPE = Recipe(step=4e-3, batch=64, epochs=3, patience=3, share=0.25)
+_BRIEF = {"movielens_per_user": Recipe(step=4e-3, batch=64, epochs=2, share=0.25)}
 _TOKENS = 5  # the candidate, its page, place and style, the quarter of the day, the user
 
 
@@ -112,12 +121,14 @@ class LateMixer(nn.Module):
 
     Args:
         model: Whose parts.
+        weight: Of each reading in their sum.
     """
 
-    def __init__(self, model: HyFormer) -> None:
+    def __init__(self, model: HyFormer, weight: float = 1.0) -> None:
         super().__init__()
+        self.weight = weight
         self.queries = model.queries
-        self.blocks = model.blocks
+        self.blocks: Any = model.blocks
 
     def forward(self, tokens: Tensor, sequences: list[Tensor], masks: list[Tensor]) -> Tensor:
         rows, candidates = tokens.shape[:2]
@@ -125,26 +136,11 @@ class LateMixer(nn.Module):
         told = [tokens]
         for s, (sequence, mask) in enumerate(zip(sequences, masks, strict=True)):
             answers = [block.decoders[s](queries[:, :, s], sequence, mask) for block in self.blocks]
-            told.insert(s, torch.stack(answers).sum(dim=0).unsqueeze(2))
+            told.insert(s, (self.weight * torch.stack(answers).sum(dim=0)).unsqueeze(2))
         mixed = torch.cat(told, dim=2).flatten(0, 1)
         for block in self.blocks:
             mixed = block.boosting(mixed)
         return mixed.unflatten(0, (rows, candidates))
-
-
-class KeepsTheQuery(nn.Module):
-    """A decoder that adds what it read to its query: the first reading outlives the second.
-
-    Args:
-        decoder: Called with queries, behaviours and their mask.
-    """
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, queries: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
-        return queries + self.decoder(queries, sequence, mask)
 
 
 class AroundTheCandidate(nn.Module):
@@ -196,9 +192,7 @@ def _hyformer(sequences: int, dim: int, *, shared: bool = False) -> HyFormer:
 
 def _kept(sequences: int, dim: int) -> HyFormer:
     model = _hyformer(sequences, dim)
-    for block in model.blocks:
-        block.decoders = nn.ModuleList(KeepsTheQuery(each) for each in block.decoders)
-    return model
+    return KeepingHyFormer(queries=model.queries, blocks=list(model.blocks))
 
 
 def _shared(sequences: int, dim: int) -> HyFormer:
@@ -207,6 +201,10 @@ def _shared(sequences: int, dim: int) -> HyFormer:
 
 def _late_mixer(sequences: int, dim: int) -> LateMixer:
     return LateMixer(_hyformer(sequences, dim))
+
+
+def _late_mixer_mean(sequences: int, dim: int) -> LateMixer:
+    return LateMixer(_hyformer(sequences, dim), weight=1 / ROUNDS)
 
 
 def _late_fusion(sequences: int, dim: int) -> LateMixer:
@@ -221,6 +219,7 @@ _FUSED = {
     "hyformer_kept": _kept,
     "hyformer_shared": _shared,
     "late_mixer": _late_mixer,
+    "late_mixer_mean": _late_mixer_mean,
     "late_fusion": _late_fusion,
 }
 
@@ -262,41 +261,32 @@ def _dense(inputs: int, more: int, hidden: int = 64) -> nn.Sequential:
     )  # fmt: skip
 
 
-def _hyformer_arm(rows: SequenceRows, seed: int) -> nn.Module:
-    return SeveralSequences(rows, "hyformer")
+def _built(fuse: str, *, shuffled: bool = False) -> Callable[[SequenceRows, int], nn.Module]:
+    def build(rows: SequenceRows, seed: int) -> nn.Module:
+        return SeveralSequences(rows, fuse, types_shuffled(rows, seed) if shuffled else None)
 
-
-def _kept_arm(rows: SequenceRows, seed: int) -> nn.Module:
-    return SeveralSequences(rows, "hyformer_kept")
-
-
-def _shared_arm(rows: SequenceRows, seed: int) -> nn.Module:
-    return SeveralSequences(rows, "hyformer_shared")
-
-
-def _late_mixer_arm(rows: SequenceRows, seed: int) -> nn.Module:
-    return SeveralSequences(rows, "late_mixer")
-
-
-def _late_fusion_arm(rows: SequenceRows, seed: int) -> nn.Module:
-    return SeveralSequences(rows, "late_fusion")
-
-
-def _hyformer_null(rows: SequenceRows, seed: int) -> nn.Module:
-    return SeveralSequences(rows, "hyformer", types_shuffled(rows, seed))
-
-
-def _late_fusion_null(rows: SequenceRows, seed: int) -> nn.Module:
-    return SeveralSequences(rows, "late_fusion", types_shuffled(rows, seed))
+    return build
 
 
 _PLANTED = ("types",)
+_ALL = (*_PLANTED, "movielens_per_user")
 ARMS = {
-    "hyformer": Arm(_hyformer_arm, _SETTINGS, "late_fusion", RECIPE),
-    "late_fusion": Arm(_late_fusion_arm, _SETTINGS, recipe=RECIPE),
-    "late_mixer": Arm(_late_mixer_arm, _PLANTED, "hyformer", RECIPE),
-    "hyformer_null": Arm(_hyformer_null, _PLANTED, "hyformer", RECIPE),
-    "hyformer_shared": Arm(_shared_arm, _PLANTED, "hyformer", RECIPE),
-    "hyformer_kept": Arm(_kept_arm, _PLANTED, "hyformer", RECIPE),
-    "late_fusion_null": Arm(_late_fusion_null, _PLANTED, "late_fusion", RECIPE),
+    "hyformer": Arm(_built("hyformer"), _ALL, "late_fusion", RECIPE, ("late_mixer",), _BRIEF),
+    "late_fusion": Arm(_built("late_fusion"), _ALL, recipe=RECIPE, recipes=_BRIEF),
+    "hyformer_kept": Arm(
+        _built("hyformer_kept"),
+        _ALL,
+        "late_fusion",
+        RECIPE,
+        ("late_mixer", "hyformer"),
+        _BRIEF,
+    ),
+    "late_mixer": Arm(_built("late_mixer"), _PLANTED, "late_fusion", RECIPE),
+    "late_mixer_mean": Arm(_built("late_mixer_mean"), _PLANTED, "late_mixer", RECIPE),
+    "hyformer_shared": Arm(_built("hyformer_shared"), _PLANTED, "hyformer", RECIPE),
+    "hyformer_null": Arm(_built("hyformer", shuffled=True), _PLANTED, "hyformer", RECIPE),
+    "hyformer_kept_null": Arm(
+        _built("hyformer_kept", shuffled=True), _PLANTED, "hyformer_kept", RECIPE
+    ),
+    "late_fusion_null": Arm(_built("late_fusion", shuffled=True), _PLANTED, "late_fusion", RECIPE),
 }

@@ -3,6 +3,7 @@
 Reads the weights that ``benchmarks.sequence_study`` left in ``build/`` and runs held-out rows
 through them, with the static fields in the stream and without them. Also of the same arms as they
 were born, because mixing alone moves the rank: at birth the figures say nothing of collapse.
+Besides the rank, how much of the behaviours' variance the static fields explain.
 
     python -m benchmarks.sequence_study --arms unified_vanilla ... --out ..._token_former.json
     python -m benchmarks.sequence_collapse
@@ -10,13 +11,14 @@ were born, because mixing alone moves the rank: at birth the figures say nothing
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 import benchmarks.sequence_study as study
 from benchmarks.sequence_arms_token_former import LENGTH, UnifiedStream
@@ -24,11 +26,11 @@ from benchmarks.sequence_rows import SequenceBatch, SequenceRows
 from benchmarks.sequence_settings import SETTINGS
 from sidrank.metrics.sequential_collapse import SequentialCollapse, sequential_collapse
 
-__all__ = ["diagnose", "main"]
+__all__ = ["diagnose", "main", "share_of_fields"]
 
 STUDY = study.FOLDER / "results" / "sequence_study_token_former.json"
 RESULT = study.FOLDER / "results" / "sequence_collapse.json"
-ROWS = 1024  # requests of the test part
+ROWS = 512  # requests of the test part
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -55,9 +57,9 @@ def main(given: Sequence[str] | None = None) -> None:
         rows = logs[setting, seed]
         torch.manual_seed(seed)
         model = study.arms()[name].build(rows, seed)
-        found = {"born": _found(diagnose(model, rows))}
+        found = {"born": _found(model, rows)}
         model.load_state_dict(torch.load(path, weights_only=True))
-        found["trained"] = _found(diagnose(model, rows))
+        found["trained"] = _found(model, rows)
         runs.append({"setting": setting, "seed": seed, "arm": name, **found})
         print(seed, setting, name, found["trained"], flush=True)
         _write(asked.out, runs, users)
@@ -77,12 +79,9 @@ def diagnose(
     Returns:
         The report.
     """
-    draws = torch.Generator().manual_seed(0)
-    test = rows.parts["test"]
-    chosen = test[torch.randperm(len(test), generator=draws)[:requests]]
     return sequential_collapse(
         model,
-        [rows.batch(part, model.cut) for part in chosen.split(256)],
+        _batches(model, rows, requests),
         layers=[f"encoder.blocks.{layer}" for layer in range(len(model.encoder.blocks))],
         roles=_roles,
         role_names=["behaviour"],
@@ -90,6 +89,59 @@ def diagnose(
         masked=partial(_run, fields=False),
         min_rows=min_rows,
     )
+
+
+@torch.no_grad()
+def share_of_fields(
+    model: UnifiedStream, rows: SequenceRows, *, requests: int = ROWS
+) -> list[float]:
+    """Share of the behaviours' variance, after each layer, that the static fields explain linearly.
+
+    Args:
+        model: An arm.
+        rows: The log; rows of its test part are read.
+        requests: How many of them.
+
+    Returns:
+        A number from 0 to 1 for each layer.
+    """
+    states: dict[int, list[Tensor]] = {}
+    fields: list[Tensor] = []
+
+    def reader(layer: int, batch: SequenceBatch) -> Callable[..., None]:
+        def read(_part: nn.Module, _given: object, output: Tensor) -> None:
+            states.setdefault(layer, []).append(output[_roles("", output, batch) == 0].double())
+
+        return read
+
+    model.eval()
+    for batch in _batches(model, rows, requests):
+        hooks = [
+            block.register_forward_hook(reader(layer, batch))
+            for layer, block in enumerate(model.encoder.blocks)
+        ]
+        _run(model, batch, fields=True)
+        for hook in hooks:
+            hook.remove()
+        given = model.given[batch.user]
+        fields.append(given.repeat_interleave(batch.behaviours.mask.sum(dim=1), dim=0))
+    columns = torch.cat(fields).unbind(dim=1)
+    told = torch.cat([functional.one_hot(column).double() for column in columns], dim=1)
+    left, values, _ = torch.linalg.svd(told - told.mean(dim=0), full_matrices=False)
+    basis = left[:, values > 1e-6 * values.max()]
+    shares: list[float] = []
+    for layer in sorted(states):
+        some = torch.cat(states[layer])
+        some = some - some.mean(dim=0)
+        shares.append(float((basis.T @ some).square().sum() / some.square().sum()))
+    return shares
+
+
+def _batches(model: UnifiedStream, rows: SequenceRows, requests: int) -> list[SequenceBatch]:
+    draws = torch.Generator().manual_seed(0)
+    test = rows.parts["test"]
+    chosen = test[torch.randperm(len(test), generator=draws)[:requests]]
+    return [rows.batch(part, model.cut) for part in chosen.split(256)]
 
 
 def _write(path: Path, runs: list[dict[str, Any]], users: int) -> None:
@@ -117,12 +169,13 @@ def _roles(layer: str, states: Tensor, batch: SequenceBatch) -> Tensor:
     return torch.where((place >= 0) & (place < count), 0, -1)
 
 
-def _found(report: SequentialCollapse) -> dict[str, list[float]]:
-    """Rank with the fields, and score, layer by layer."""
-    return {
-        name: [round(float(value), 4) for value in values[:, 0]]
-        for name, values in (("rank", report.present), ("score", report.score))
-    }
+def _found(model: UnifiedStream, rows: SequenceRows) -> dict[str, list[float]]:
+    """Rank with the fields, score, and share of the fields, layer by layer."""
+    report = diagnose(model, rows)
+    found = {"rank": report.present[:, 0], "score": report.score[:, 0]}
+    shares = {name: list(map(float, values)) for name, values in found.items()}
+    shares["fields"] = share_of_fields(model, rows)
+    return {name: [round(value, 4) for value in values] for name, values in shares.items()}
 
 
 if __name__ == "__main__":

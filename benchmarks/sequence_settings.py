@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.sequence_choices import choice_rows
 from benchmarks.sequence_logs import movielens_rows, planted_rows
 from benchmarks.sequence_rows import SequenceRows
 from benchmarks.sequence_training import Recipe
@@ -28,6 +29,7 @@ class Arm:
         control: Arm it is compared with, or none.
         recipe: How it is trained.
         also: Further arms it is compared with.
+        recipes: How it is trained in settings where that differs from ``recipe``.
     """
 
     build: Callable[[SequenceRows, int], nn.Module]
@@ -35,11 +37,12 @@ class Arm:
     control: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     also: tuple[str, ...] = ()
+    recipes: Mapping[str, Recipe] = field(default_factory=dict[str, Recipe])
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A log to run on: planted with these shares, or MovieLens cut by a protocol.
+    """A log to run on: planted with these shares, drawn by a function, or MovieLens by a protocol.
 
     The log of ``long`` has shorter histories (old topics end 140 events before the first request,
     on average), so that reading all of them costs no more than 320 positions; those of
@@ -49,9 +52,12 @@ class Setting:
     shares: SequenceShares | None = None
     protocol: str = ""
     scale: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    drawn: Callable[..., SequenceRows] | None = None
 
     def rows(self, seed: int, **scale: Any) -> SequenceRows:
         """The log of a seed; MovieLens is the same for all seeds."""
+        if self.drawn is not None:
+            return self.drawn(seed, **self.scale, **scale)
         if self.shares is None:
             return movielens_rows(protocol=self.protocol)
         return planted_rows(
@@ -82,4 +88,5 @@ SETTINGS: Mapping[str, Setting] = {
     "instance": _mostly("instance", "context"),
     "movielens": Setting(protocol="global_time"),
     "movielens_per_user": Setting(protocol="per_user"),
+    "choice": Setting(drawn=choice_rows),
 }

@@ -97,7 +97,8 @@ def run(name: str, setting: str, seed: int, users: int) -> Run:
     arm = arms()[name]
     torch.manual_seed(seed)
     model = arm.build(rows, seed)
-    trained = train(model, rows, arm.recipe, seed=seed)
+    recipe = arm.recipes.get(setting, arm.recipe)
+    trained = train(model, rows, recipe, seed=seed)
     SCORES.mkdir(parents=True, exist_ok=True)
     np.save(scores(name, setting, seed, users), trained.logits)
     torch.save(model.state_dict(), scores(name, setting, seed, users).with_suffix(".pt"))
@@ -108,7 +109,7 @@ def run(name: str, setting: str, seed: int, users: int) -> Run:
         "epoch": trained.epoch,
         "validation_auc": round(trained.validation_auc, 6),
         "seconds": round(time.process_time() - start, 1),
-        "recipe": asdict(arm.recipe),
+        "recipe": asdict(recipe),
     }  # fmt: skip
 
 

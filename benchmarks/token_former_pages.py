@@ -18,6 +18,7 @@ SAYS = {
     "unified_both": "+ BFTS + NLIR",
     "unified_vanilla_null": "vanilla, static fields of another user",
     "unified_both_null": "both, static fields of another user",
+    "unified_crossed": "vanilla, told segment and topic as one id",
 }
 PAIRS = (
     ("unified_nlir", "unified_vanilla"),
@@ -30,6 +31,13 @@ NULLS = (
     ("unified_vanilla", "unified_vanilla_null"),
     ("unified_both", "unified_both_null"),
     ("unified_both_null", "unified_vanilla_null"),
+)
+ORACLE = "unified_crossed"
+READ = (
+    (0.5, "read for more than half"),
+    (0.1, "read in part"),
+    (0.03, "hardly read"),
+    (-1.0, "not read"),
 )
 
 
@@ -45,22 +53,29 @@ def token_former(report: dict[str, Any], ranks: dict[str, Any]) -> str:
         f" ones of the user, context rides with the target. Trained on groups of {TARGETS} requests"
         f" that share a history ({recipe['epochs']} passes of {recipe['share']:.0%} of the training"
         f" rows, batch {recipe['batch']}, step {recipe['step']:g}), judged request by request, on"
-        " planted rows by their true probabilities. Steps from 0.003 to 0.01, lengths and widths of"
-        " the feed-forward layer were looked at on validation rows of seed 0, which is in no table;"
-        " windows were not searched. Brackets: 95% intervals of the paired difference over seeds"
-        " (Student; on MovieLens, which is one log, by the drawn labels over users and seeds); a"
-        " claim is confirmed or denied by its own interval, without correction for their number."
+        " planted rows by their true probabilities. In `choice` one field says whether the topic or"
+        " the brand of the candidate is what should match the last behaviours, and three more say"
+        " who likes much; in `static` one field says which topics go together. Steps from 0.003 to"
+        " 0.01, lengths, the spread of attention at birth, the number and values of the fields and"
+        " the length of training were looked at with the vanilla decoder on validation rows of seed"
+        " 0, which is in no table; windows were not searched. Brackets: 95% intervals of the paired"
+        " difference over seeds (Student; on MovieLens, which is one log, by the drawn labels over"
+        " users and seeds); a claim is confirmed or denied by its own interval, without correction"
+        " for their number."
     )
     parts = [f"## One stream of fields and behaviours\n\n{text}"]
     settings = sorted({run["setting"] for run in runs})
     for setting in settings:
-        parts += [f"**AUC, `{setting}`**", _auc(report, setting), _order(report, setting)]
+        parts += [f"**AUC, `{setting}`**", _auc(report, setting)]
+        if order := _order(report, setting):
+            parts.append(table(["claim", "here", "difference", "seeds up"], order))
         if setting in report.get("reads", {}):
-            parts.append(_reads(report["reads"][setting], "static"))
+            parts.append(_reads(report["reads"][setting], setting))
     parts.append("## Do static fields flatten the behaviours?")
     parts.append(
         f"Effective rank of the behaviours' states ({ranks['requests']:,} test requests) after each"
-        " layer; *score* is the rank with the fields in the stream over the rank without them."
+        " layer; *score* is the rank with the fields in the stream over the rank without them,"
+        " *fields* the share of the behaviours' variance that a linear map of the fields explains."
         " *born*: the same models before training, where mixing alone orders them."
     )
     for setting in settings:
@@ -93,28 +108,30 @@ def _auc(report: dict[str, Any], setting: str) -> str:
     return table(["arm", "", "seeds", "AUC", "− vanilla", "parameters", "s"], rows)
 
 
-def _order(report: dict[str, Any], setting: str) -> str:
-    rows = [
+def _order(report: dict[str, Any], setting: str) -> list[list[str]]:
+    return [
         [f"AUC: {_short(one)} > {_short(other)}", verdict(found[0]), shown(found[0]), up(found[1])]
-        for one, other in (*PAIRS, *NULLS)
+        for one, other in (*PAIRS, *NULLS, (ORACLE, "unified_vanilla"))
         if (found := of_auc(report, setting, one, other))
     ]
-    return table(["claim", "here", "difference", "seeds up"], rows)
 
 
 def _reads(reads: dict[str, dict[str, float]], part: str) -> str:
     """The sentence on whether the part that the setting is about was read at all."""
-    arms = {name: values for name, values in reads.items() if name in SAYS}
-    most = max(arms, key=lambda name: arms[name][part])
-    mostly = max(arms[most], key=lambda name: abs(arms[most][name]))
-    share = arms[most][part] / reads["truth"][part]
-    words = "read in part" if share > 0.1 else "hardly read" if share > 0.03 else "not read"
+    own = {name: values for name, values in reads.items() if name in SAYS and name != ORACLE}
+    most = max(own, key=lambda name: own[name][part])
+    mostly = max(own[most], key=lambda name: abs(own[most][name]))
+    share = own[most][part] / reads["truth"][part]
+    words = next(word for least, word in READ if share >= least)
+    others = ", ".join(
+        f"`{name}` {reads[name][part]:+.3f}" for name in (*own, ORACLE) if name in reads
+    )
     return (
-        f"The part of the logit that needs the fields was {words} by these models: the logits of"
-        f" the best reader, `{most}`, correlate {arms[most][part]:+.3f} with it, the true logit"
-        f" {reads['truth'][part]:+.3f}; what moves them most is `{mostly}`"
-        f" ({arms[most][mostly]:+.3f}). AUC differences of this setting say as much about the"
-        " fields as that."
+        f"The part of the logit that needs fields and behaviours together was {words} by these"
+        f" models: the logits of the best reader, `{most}`, correlate {own[most][part]:+.3f} with"
+        f" it, the true logit {reads['truth'][part]:+.3f}; what moves them most is `{mostly}`"
+        f" ({own[most][mostly]:+.3f}). All: {others}. AUC differences of this setting say as much"
+        " about the fields as that."
     )
 
 
@@ -124,13 +141,16 @@ def _ranks(runs: list[Run]) -> str:
     for name in present(runs):
         own = [run for run in runs if run["arm"] == name]
         for state in ("born", "trained"):
-            ranks, scores = (
+            ranks, scores, fields = (
                 [statistics.fmean(run[state][key][at] for run in own) for at in range(layers)]
-                for key in ("rank", "score")
+                for key in ("rank", "score", "fields")
             )
-            cells = [f"{r:.2f} ({s:.3f})" for r, s in zip(ranks, scores, strict=True)]
+            cells = [
+                f"{rank:.2f} ({score:.3f}, {share:.1%})"
+                for rank, score, share in zip(ranks, scores, fields, strict=True)
+            ]
             rows.append([f"`{name}`", state, str(len(own)), *cells])
-    head = [f"layer {at + 1}: rank (score)" for at in range(layers)]
+    head = [f"layer {at + 1}: rank (score, fields)" for at in range(layers)]
     return table(["arm", "", "seeds", *head], rows)
 
 
@@ -141,11 +161,25 @@ def _collapse(runs: list[Run]) -> str:
     said.append(("1 − score of vanilla after the last layer > 0", [1 - s[-1] for s in own]))
     said.append(("its score falls from first to last layer", [s[0] - s[-1] for s in own]))
     null = "unified_vanilla_null"
-    fields = differences(runs, null, "unified_vanilla", lambda run: run["trained"]["score"][-1])
+    fields = differences(runs, null, "unified_vanilla", _last_score)
     said.append(("vanilla's score is lower than with another user's fields", fields))
-    for one, other in (*PAIRS, NULLS[2]):
-        found = differences(runs, one, other, lambda run: run["trained"]["rank"][-1])
-        said.append((f"rank after the last layer: {_short(one)} > {_short(other)}", found))
+    for key, last in (("rank", _last_rank), ("score", _last_score)):
+        for one, other in (*PAIRS, NULLS[2]):
+            found = differences(runs, one, other, last)
+            said.append((f"{key} after the last layer: {_short(one)} > {_short(other)}", found))
+    grown = [
+        run["trained"]["fields"][-1] - run["trained"]["fields"][0]
+        for run in runs
+        if run["arm"] == "unified_vanilla"
+    ]
+    said.append(("vanilla: fields' share grows from first to last layer", grown))
+    for one in ("unified_nlir", "unified_bfts", "unified_both", null):
+        found = differences(runs, "unified_vanilla", one, _last_share)
+        said.append((f"fields' share after the last layer: vanilla > {_short(one)}", found))
+    for one in ("unified_nlir", "unified_bfts", "unified_both"):
+        found = differences(runs, "unified_vanilla", one, _grown_above)
+        text = f"asked afterwards: it grows more above layer {LAYERS - len(WINDOWS)}"
+        said.append((f"{text}: vanilla > {_short(one)}", found))
     rows = [
         [text, verdict(paired), shown(paired, 3), up(found)]
         for text, found in said
@@ -153,6 +187,24 @@ def _collapse(runs: list[Run]) -> str:
         for paired in [interval(found)]
     ]
     return table(["claim, trained models", "here", "difference", "seeds up"], rows)
+
+
+def _last_rank(run: Run) -> float:
+    return run["trained"]["rank"][-1]
+
+
+def _last_score(run: Run) -> float:
+    return run["trained"]["score"][-1]
+
+
+def _last_share(run: Run) -> float:
+    return run["trained"]["fields"][-1]
+
+
+def _grown_above(run: Run) -> float:
+    """By how much the fields' share grows in the layers that have windows in BFTS."""
+    shares = run["trained"]["fields"]
+    return shares[-1] - shares[-1 - len(WINDOWS)]
 
 
 def present(runs: list[Run]) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import benchmarks.sequence_study as study
+from benchmarks import hyformer_focus
 from benchmarks.hyformer_pages import hyformer
 from benchmarks.sequence_arms_hyformer import ARMS, SeveralSequences, types_shuffled
 from benchmarks.sequence_logs import planted_rows
@@ -48,7 +49,7 @@ def test_an_arm_answers_finite_logits_and_learns(rows: SequenceRows, name: str) 
     assert all(block.decoders[0] is not None for block in model.fuse.blocks)
 
 
-@pytest.mark.parametrize("name", ["hyformer", "late_fusion", "late_mixer"])
+@pytest.mark.parametrize("name", ["hyformer", "hyformer_kept", "late_fusion", "late_mixer"])
 def test_what_is_behind_the_mask_or_later_changes_nothing(rows: SequenceRows, name: str) -> None:
     model, which = built(rows, name), earliest(rows)
     batch = rows.batch(which, model.cut)
@@ -86,7 +87,7 @@ def test_types_are_shuffled_within_users_and_nothing_else(rows: SequenceRows) ->
         assert torch.equal(one.sort().values, two.sort().values)
 
 
-@pytest.mark.parametrize("name", ["hyformer", "late_fusion"])
+@pytest.mark.parametrize("name", ["hyformer", "hyformer_kept", "late_fusion"])
 def test_the_control_reads_the_shuffled_log(rows: SequenceRows, name: str) -> None:
     one, null = built(rows, name), built(rows, f"{name}_null")
     which = rows.parts["test"][:30]
@@ -96,12 +97,35 @@ def test_the_control_reads_the_shuffled_log(rows: SequenceRows, name: str) -> No
     assert not torch.equal(null(batch), one(batch))
 
 
+def test_a_mean_of_readings_is_half_their_sum(rows: SequenceRows) -> None:
+    one, half = built(rows, "late_mixer"), built(rows, "late_mixer_mean")
+    batch = rows.batch(rows.parts["test"][:30], one.cut)
+    tokens = one.tokens(batch).unsqueeze(1)
+    told = [model.fuse(tokens, *model.past(batch)) for model in (one, half)]
+    torch.testing.assert_close(told[1][:, :, :3], told[0][:, :, :3] / 2)  # mixers are silent
+    assert torch.equal(told[0][:, :, 3:], told[1][:, :, 3:])
+
+
+def test_focus_counts_what_attention_spends_on_the_form(rows: SequenceRows) -> None:
+    model = built(rows, "hyformer")
+    reached, nowhere = hyformer_focus.focus(model, rows)
+    assert len(reached) == 2
+    assert reached[0] > nowhere + 0.02  # born to match
+    with torch.no_grad():
+        for block in model.fuse.blocks:
+            block.decoders[0].key.weight.zero_()
+    flat, nowhere = hyformer_focus.focus(model, rows)
+    assert flat == pytest.approx([nowhere] * 2, abs=1e-6)
+
+
 def test_the_page_reads_a_study(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(study, "SCORES", tmp_path / "scores")
     monkeypatch.setattr(study, "difference", partial(difference, draws=10))
     out = tmp_path / "study.json"
     words = ["--settings", "types", "--users", "40", "--seeds", "2", "--out", str(out)]
     study.main([*words, "--arms", "hyformer", "late_fusion", "late_mixer", "hyformer_null"])
+    hyformer_focus.main([str(out)])
     page = hyformer(json.loads(out.read_text()))
+    assert "Attention that the readings of the views spend" in page
     assert all(f"`{name}`" in page for name in ("hyformer", "late_fusion", "late_mixer"))
     assert "confirmed" in page

@@ -5,7 +5,13 @@ from sidrank.sequences.bottleneck_pool import BottleneckPool, CondensedPredictio
 from sidrank.sequences.compression_tokens import CompressionTokens
 from sidrank.sequences.evolutionary_attention import EvolutionarySparseAttention
 from sidrank.sequences.future import refuse_future_behaviours
-from sidrank.sequences.hyformer import HyFormer, HyFormerBlock, HyFormerQueries, QueryBoosting
+from sidrank.sequences.hyformer import (
+    HyFormer,
+    HyFormerBlock,
+    HyFormerQueries,
+    KeepingHyFormer,
+    QueryBoosting,
+)
 from sidrank.sequences.instance_rows import (
     InstanceHistory,
     InstanceSpec,
@@ -50,6 +56,7 @@ __all__ = [
     "InstanceTokenizer",
     "InstanceTokens",
     "InterestAlignment",
+    "KeepingHyFormer",
     "MappedInstanceStore",
     "QueryBoosting",
     "QueryFormer",

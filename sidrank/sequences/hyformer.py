@@ -30,7 +30,7 @@ from sidrank.layers import _padding
 from sidrank.layers.rank_mixer import PerTokenLinear
 from sidrank.layers.token_mixing import token_mixing
 
-__all__ = ["HyFormer", "HyFormerBlock", "HyFormerQueries", "QueryBoosting"]
+__all__ = ["HyFormer", "HyFormerBlock", "HyFormerQueries", "KeepingHyFormer", "QueryBoosting"]
 
 
 class HyFormer(nn.Module):
@@ -84,6 +84,59 @@ class HyFormer(nn.Module):
         for block in self.blocks:
             queries, tokens, sequences = block(queries, tokens, sequences, masks)
         return torch.cat([queries.flatten(2, 3), tokens], dim=2)
+
+
+class KeepingHyFormer(HyFormer):
+    r"""A HyFormer that keeps what every round read.
+
+    In the source a round's reading takes the place of its query: the next round looks for what is
+    like that reading, and of earlier ones only what it passes on is left. Here readings add up,
+    and the first queries are asked again with all of them:
+
+    .. math::  A_l = A_{l-1} + Q'_l, \qquad Q_{l+1} = Q_1 + A_l, \qquad A_0 = 0
+
+    The answer is the last ``A`` and the NS tokens; the first queries are no part of it. With one
+    block this is :class:`HyFormer`. No parameter more, and nothing to compute but two sums
+    [derived].
+
+    Args:
+        queries: Makes the first queries: :class:`HyFormerQueries`.
+        blocks: :class:`HyFormerBlock`, the first one first.
+
+    Raises:
+        ValueError: If there is no block.
+
+    Example:
+        >>> from sidrank.layers import CrossAttention
+        >>> attention = CrossAttention(dim=8, query_dim=8, key_dim=8)
+        >>> block = HyFormerBlock(decoders=[attention], boosting=nn.Identity())
+        >>> queries = HyFormerQueries(num_tokens=1, dim=8, sequence_dims=[8], hidden=4)
+        >>> model = KeepingHyFormer(queries=queries, blocks=[block, block])
+        >>> mask = torch.ones(3, 20).bool()
+        >>> model(torch.randn(3, 10, 1, 8), [torch.randn(3, 20, 8)], [mask]).shape
+        torch.Size([3, 10, 2, 8])
+    """
+
+    def forward(self, tokens: Tensor, sequences: list[Tensor], masks: list[Tensor]) -> Tensor:
+        """Refine queries and NS tokens.
+
+        Args:
+            tokens: NS tokens of each candidate, the target among them, shape ``[B, C, M, D]``.
+            sequences: Behaviours, each of shape ``[B, L, width]``; widths and lengths may differ.
+            masks: Which behaviours are real, each of shape ``[B, L]``, bool.
+
+        Returns:
+            What was read, sequence by sequence, then NS tokens, shape ``[B, C, T, D]``.
+
+        Raises:
+            ValueError: If the shapes or their number do not fit.
+        """
+        first = self.queries(tokens, sequences, masks)
+        read = torch.zeros_like(first)
+        for block in self.blocks:
+            answers, tokens, sequences = block(first + read, tokens, sequences, masks)
+            read = read + answers
+        return torch.cat([read.flatten(2, 3), tokens], dim=2)
 
 
 class HyFormerBlock(nn.Module):

@@ -1,5 +1,7 @@
 """Cases of ``sidrank.sequences``: encoders of long histories."""
 
+from functools import partial
+
 import torch
 
 from sidrank.layers import (
@@ -19,6 +21,7 @@ from sidrank.sequences import (
     HyFormer,
     HyFormerBlock,
     HyFormerQueries,
+    KeepingHyFormer,
     QueryBoosting,
     QueryFormer,
     RelTemporalBias,
@@ -109,6 +112,10 @@ def hyformer_block(encoders=None):
         boosting=QueryBoosting(num_tokens=4, dim=12, ffn=per_token(4)),
         encoders=encoders,
     )
+
+
+def hyformer(kind):
+    return kind(queries=hyformer_queries(), blocks=[hyformer_block(), hyformer_block()])
 
 
 def hyformer_queries():
@@ -233,17 +240,20 @@ CASES = [
         HYFORMER_BLOCK,
         SEQUENCES,
     ),
-    Case(
-        lambda: HyFormer(queries=hyformer_queries(), blocks=[hyformer_block(), hyformer_block()]),
-        lambda b: two_sequences(b, tokens=torch.randn(b, C, 2, 12)),
-        " ".join(
-            [
-                under("queries", PER_TOKEN),
-                under("blocks.0", HYFORMER_BLOCK),
-                under("blocks.1", HYFORMER_BLOCK),
-            ]
-        ),
-        SEQUENCES,
-        ("tokens",),
+    *(
+        Case(
+            partial(hyformer, kind),
+            lambda b: two_sequences(b, tokens=torch.randn(b, C, 2, 12)),
+            " ".join(
+                [
+                    under("queries", PER_TOKEN),
+                    under("blocks.0", HYFORMER_BLOCK),
+                    under("blocks.1", HYFORMER_BLOCK),
+                ]
+            ),
+            SEQUENCES,
+            ("tokens",),
+        )
+        for kind in (HyFormer, KeepingHyFormer)
     ),
 ]

@@ -6,7 +6,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sidrank.layers import CrossAttention
 from sidrank.layers.rank_mixer import PerTokenFFN, RankMixerBlock
-from sidrank.sequences.hyformer import HyFormer, HyFormerBlock, HyFormerQueries, QueryBoosting
+from sidrank.sequences.hyformer import (
+    HyFormer,
+    HyFormerBlock,
+    HyFormerQueries,
+    KeepingHyFormer,
+    QueryBoosting,
+)
 from tests.layers import reference_layers
 from tests.layers import reference_mixing as reference
 
@@ -255,6 +261,54 @@ class TestModel:
             torch.testing.assert_close(program(*given), module(*given))
 
 
+class TestKeeping:
+    def kept(self, num_blocks, **kwargs):
+        plain = model(num_blocks, **kwargs)
+        return plain, KeepingHyFormer(queries=plain.queries, blocks=list(plain.blocks))
+
+    def test_one_round_is_the_plain_one(self):
+        (plain, module), (sequences, masks) = self.kept(1), histories()
+        tokens = torch.randn(B, C, 2, D)
+        assert torch.equal(module(tokens, sequences, masks), plain(tokens, sequences, masks))
+
+    def test_equals_the_definition(self):
+        (_, module), (sequences, masks) = self.kept(3, encoded=True), histories()
+        tokens = torch.randn(B, C, 2, D)
+        answers = module(tokens, sequences, masks)
+        first, read = module.queries(tokens, sequences, masks), []
+        for block in module.blocks:
+            asked = first + sum(read)
+            told, tokens, sequences = block(asked, tokens, sequences, masks)
+            read.append(told)
+        torch.testing.assert_close(answers[:, :, :2], sum(read).flatten(2, 3))
+        torch.testing.assert_close(answers[:, :, 2:], tokens)
+
+    def test_the_first_reading_outlives_a_second_that_finds_nothing(self):
+        (plain, module), (sequences, masks) = self.kept(2), histories()
+        with torch.no_grad():
+            for each in [*module.blocks[1].decoders, module.blocks[1].boosting.ffn]:
+                each.out.weight.zero_()
+                each.out.bias.zero_()
+        tokens = torch.randn(B, C, 2, D)
+        answers, before = module(tokens, sequences, masks), tokens
+        queries = module.queries(tokens, sequences, masks)
+        alone, _, _ = module.blocks[0](queries, before, sequences, masks)
+        torch.testing.assert_close(answers[:, :, :2], alone.flatten(2, 3))
+        assert not plain(tokens, sequences, masks)[:, :, :2].any()
+
+    def test_same_parameters(self):
+        plain, module = self.kept(2)
+        assert module.state_dict().keys() == plain.state_dict().keys()
+
+    def test_candidates_at_once_are_candidates_one_by_one(self):
+        (_, module), (sequences, masks) = self.kept(2), histories()
+        tokens = torch.randn(B, C, 2, D)
+        together = module(tokens, sequences, masks)
+        for c in range(C):
+            alone = module(tokens[:, c : c + 1], sequences, masks)
+            torch.testing.assert_close(alone[:, 0], together[:, c], rtol=1e-5, atol=1e-6)
+
+
 class TestErrors:
     def test_tokens_that_do_not_divide_the_width(self):
         with pytest.raises(ValueError, match="dim must be a multiple of num_tokens 5, got 12"):
@@ -285,6 +339,10 @@ class TestErrors:
             block(encoders=[Encoder(12)])
         with pytest.raises(ValueError, match="blocks must not be empty, got none"):
             HyFormer(queries=torch.nn.Identity(), blocks=[])
+
+    def test_no_block_to_keep(self):
+        with pytest.raises(ValueError, match="blocks must not be empty, got none"):
+            KeepingHyFormer(queries=torch.nn.Identity(), blocks=[])
 
     def test_number_of_sequences(self):
         sequences, masks = histories()
