@@ -86,7 +86,10 @@ IN_RANKING |= {
         ("TokenFormer", "token_former", "AUC, rank", "one-stream-of-fields-and-behaviours"),
         ("IAT", "instance", "tokens", "instance-tokens-on-a-host"),
     )
-} | {"DFS Ranking": Claim("deadlines", "[deadlines](guide/situations.md#planted-deadlines)")}
+} | {
+    "DFS Ranking": Claim("deadlines", "[deadlines](guide/situations.md#planted-deadlines)"),
+    "DSAIN": Claim("situations", "[situations](guide/situations.md#planted-situations)"),
+}
 _GUIDE = "guide/semantic-ids-in-ranking.md"
 ALSO = {  # a second place
     "OpenOneRec": Claim("shootout_alignment", f"[alignment stage]({_GUIDE}#the-alignment-stage)"),

@@ -18,6 +18,7 @@ from benchmarks.sequence_pages import token_former, windowed_attention
 from benchmarks.shootout_movielens_page import shootout_movielens
 from benchmarks.shootout_page import shootout
 from benchmarks.shootout_why_page import alignment_stage_page, gate_page
+from benchmarks.situation_pages import situations
 from benchmarks.sparse_pages import evolutionary_attention, sparse_study
 from benchmarks.tables import table
 from benchmarks.tokenizer_pages import (
@@ -245,6 +246,7 @@ FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "shootout_alignment": ("shootout_alignment", alignment_stage_page),
     "shootout_gate": ("shootout_gate", gate_page),
     "shootout_movielens": ("shootout_movielens", shootout_movielens),
+    "situations": ("situations", situations),
     "sparse_study": ("sequence_study_sparse", sparse_study),
     "ties": ("metrics", ties),
     "token_former_study": ("sequence_study_token_former", token_former_study),

@@ -58,6 +58,14 @@ def test_listwise_deadlines(capsys):
     assert found["NeuralNDCG"]["nDCG@1"] > found["NeuralNDCG, shuffled"]["nDCG@1"] + 0.06
 
 
+def test_situation_ctr(capsys):
+    found = run("situation_ctr.py")
+    assert "best possible" in capsys.readouterr().out
+    likes = {name: values["likes"] for name, values in found.items()}
+    assert likes["situations"] > likes["items"] + 0.08
+    assert likes["situations"] > likes["situations, dealt anew"] + 0.08
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) <= 150

@@ -5,9 +5,10 @@ attention of its own, and the answers stand side by side.
 
 Source: DSAIN, arXiv 2604.12298, heterogeneous situation aggregation. ``[derived]``: target
 attention per behaviour type, concatenated; queries of each type's own over shared keys and values
-(a type's own keys would change nothing that its queries cannot); normed queries and keys, which
-bound the scores; the keep weight as a factor of the exponential, and an empty place of score 0
-that is always there:
+(a type's own keys would change nothing that its queries cannot); queries that are keys at birth, as
+far as candidates and behaviours have the same lanes, so that what is alike is read first; normed
+queries and keys, which bound the scores; the keep weight as a factor of the exponential, and an
+empty place of score 0 that is always there:
 
 .. math::  w_i = \frac{m_i e^{s_i}}{1 + \sum_{j \in type} m_j e^{s_j}}
 
@@ -31,7 +32,7 @@ class TypedTargetAttention(nn.Module):
     """A candidate reads the behaviours of each type, one type at a time.
 
     Args:
-        query_dim: Width of a candidate.
+        query_dim: Width of a candidate; lanes that a behaviour has too come first, in its order.
         key_dim: Width of a behaviour.
         dim: Width ``D`` of the answer of one type.
         num_types: Number ``K`` of types, 0 for one that is not known included.
@@ -75,6 +76,14 @@ class TypedTargetAttention(nn.Module):
         self.value = nn.Linear(key_dim, dim)
         self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-5)
         self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Queries of all types look for what is alike; to be called after that of the layers."""
+        common = min(self.query_dim, self.key_dim)
+        with torch.no_grad():
+            key = self.key.weight[:, :common]
+            self.query.weight[:, :common] = key.repeat(self.num_types, 1)
 
     def forward(self, query: Tensor, keys: Tensor, types: Tensor, kept: Tensor) -> Tensor:
         """Read.

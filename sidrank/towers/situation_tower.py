@@ -156,7 +156,8 @@ class SituationTower(nn.Module):
             target: Candidates, shape ``[B, C, E]``.
             history: Behaviours, shape ``[B, L, E]``; padding may hold anything.
             situation: Fields of the behaviours, shape ``[B, L, F, D]``; padding may hold anything.
-            request: Fields of the request, shape ``[B, R, D]``.
+            request: Fields of the request, shape ``[B, R, D]``; those that behaviours have too
+                first, in their order, are matched from the start.
             types: Type of each behaviour, shape ``[B, L]``, int64 or int32; one out of range is
                 type 0.
             mask: Which behaviours are real, shape ``[B, L]``, bool.

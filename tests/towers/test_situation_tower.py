@@ -158,6 +158,32 @@ def test_types_are_read_apart():
     assert not torch.allclose(before[:, :, 2], after[:, :, 2])
 
 
+def test_what_is_alike_is_read_first_from_birth():
+    torch.manual_seed(0)
+    attend = TypedTargetAttention(query_dim=6, key_dim=8, dim=32, num_types=2)
+    with torch.no_grad():  # the answer is the share of what the last lane marks
+        attend.value.weight.zero_()
+        attend.value.bias.zero_()
+        attend.value.weight[:, -1] = 1.0
+    query, keys = torch.randn(200, 1, 6), torch.randn(200, 9, 8)
+    keys[:, 0, :6] = query[:, 0]
+    keys[:, :, 6], keys[:, :, 7] = 0.0, torch.eye(9)[0]
+    for kind in range(2):
+        answer = attend(query, keys, torch.full((200, 9), kind), torch.ones(200, 1, 9))
+        assert answer.unflatten(2, (2, 32))[:, :, kind].mean() > 0.6
+
+
+def test_nearly_all_is_kept_at_birth():
+    torch.manual_seed(0)
+    tower = SituationTower.of(
+        item_dim=E, dim=D, num_fields=F, num_request_fields=R, num_types=TYPES
+    )
+    given = inputs()
+    given["times"] = torch.zeros_like(given["times"])
+    assert tower(**given)[1][:, 0][given["mask"]].mean() > 0.95
+    assert tower.eval()(**given)[1][:, 0][given["mask"]].all()
+
+
 class TestBadInput:
     def test_nothing_visible_is_zero(self):
         for training in (True, False):
