@@ -3,6 +3,11 @@
 from sidrank.embeddings.alignment_stage import alignment_stage
 from sidrank.embeddings.content_summary import ContentSummaryHash
 from sidrank.embeddings.content_vectors import ContentSource, ContentVectors
+from sidrank.embeddings.feature_reconstruction import (
+    FeatureReconstruction,
+    RequestBatch,
+    stored_once,
+)
 from sidrank.embeddings.host_checkpoint import host_names, load_host_checkpoint
 from sidrank.embeddings.hybrid import HybridEmbeddingBagCollection
 from sidrank.embeddings.keyword_bag import KeywordBag
@@ -19,12 +24,14 @@ __all__ = [
     "ContentSource",
     "ContentSummaryHash",
     "ContentVectors",
+    "FeatureReconstruction",
     "GeneralizationBranch",
     "HybridEmbeddingBagCollection",
     "KeywordBag",
     "MemorizationBranch",
     "RankingRequests",
     "RawIDSource",
+    "RequestBatch",
     "SIDExpander",
     "SIDReplacement",
     "WideAndDeep",
@@ -34,4 +41,5 @@ __all__ = [
     "host_names",
     "load_host_checkpoint",
     "replace_embeddings",
+    "stored_once",
 ]

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-__all__ = ["RankingRequests", "rows_of"]
+from sidrank.embeddings import _request_rows
+
+__all__ = ["RankingRequests"]
 
 
 class RankingRequests(NamedTuple):
@@ -60,6 +62,24 @@ class RankingRequests(NamedTuple):
         places = torch.arange(self.counts.shape[0], device=self.counts.device)
         return places.repeat_interleave(self.counts, output_size=self.candidates.stride())
 
+    def chosen(self, requests: Tensor, candidates: Tensor, counts: Tensor) -> "RankingRequests":
+        """Some requests with some of their candidates.
+
+        Args:
+            requests: Places of the requests, integer.
+            candidates: Places of the candidates among all, request after request, integer.
+            counts: Candidates of each chosen request, as long as ``requests``.
+
+        Returns:
+            The requests.
+        """
+        return RankingRequests(
+            self.dense[requests],
+            _request_rows.rows_of(self.features, requests),
+            _request_rows.rows_of(self.candidates, candidates),
+            counts,
+        )
+
     def pointwise(self) -> tuple[Tensor, KeyedJaggedTensor]:
         """A row a candidate: the request's features, again for each, and its own.
 
@@ -67,7 +87,9 @@ class RankingRequests(NamedTuple):
             Dense features ``[N, D]`` and all sparse features, ``N`` rows.
         """
         owner = self.owner()
-        return self.dense[owner], _beside(rows_of(self.features, owner), self.candidates)
+        return self.dense[owner], _beside(
+            _request_rows.rows_of(self.features, owner), self.candidates
+        )
 
     def together(self, keys: Sequence[str]) -> KeyedJaggedTensor:
         """A row a request: its features, and some features of its candidates, a bag each.
@@ -114,29 +136,6 @@ class RankingRequests(NamedTuple):
             All sparse features, ``N`` rows.
         """
         return _beside(_empty(self.features, self.candidates.stride()), self.candidates)
-
-
-def rows_of(features: KeyedJaggedTensor, index: Tensor) -> KeyedJaggedTensor:
-    """Rows of a batch, in any order and as often as wanted.
-
-    Args:
-        features: The batch, without weights.
-        index: Places of the rows, integer.
-
-    Returns:
-        A batch of as many rows as ``index`` is long.
-    """
-    lengths = features.lengths().view(len(features.keys()), -1).long()
-    starts = lengths.flatten().cumsum(0).view_as(lengths) - lengths
-    wanted = lengths[:, index]
-    ends = wanted.flatten().cumsum(0).view_as(wanted)
-    shift = (starts[:, index] - (ends - wanted)).flatten().repeat_interleave(wanted.flatten())
-    places = shift + torch.arange(shift.shape[0], device=shift.device)
-    return KeyedJaggedTensor(
-        keys=features.keys(),
-        values=features.values()[places],
-        lengths=wanted.flatten().to(features.lengths().dtype),
-    )
 
 
 def _empty(like: KeyedJaggedTensor, rows: int) -> KeyedJaggedTensor:

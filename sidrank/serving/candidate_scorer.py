@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from sidrank.embeddings import RankingRequests
-from sidrank.embeddings.ranking_requests import rows_of
 
 __all__ = ["CandidateScorer", "Ranks"]
 
@@ -98,14 +97,8 @@ class CandidateScorer:
                 [spots[starts[at] + first : starts[at] + end] for at, first, end in group]
             )
             sizes = [end - first for _, first, end in group]
-            logits = self.model.rank(
-                RankingRequests(
-                    requests.dense[asked],
-                    rows_of(requests.features, asked),
-                    rows_of(requests.candidates, index),
-                    requests.counts.new_tensor(sizes),
-                )
-            )
+            some = requests.chosen(asked, index, requests.counts.new_tensor(sizes))
+            logits = self.model.rank(some)
             if logits.dim() != 2 or logits.shape[0] != len(index):
                 raise ValueError(
                     f"model must give logits of shape [{len(index)}, M], got {list(logits.shape)}"
