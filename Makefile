@@ -79,9 +79,13 @@ bench: $(PEERS)
 	$(BIN)/python -m benchmarks.token_former
 	$(BIN)/python -m benchmarks.din
 	$(BIN)/python -m benchmarks.neural_ndcg
+	$(BIN)/python -m benchmarks.miss_ratio
+	$(BIN)/python -m benchmarks.look_ahead
+	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.tiered
 	$(BIN)/python -m benchmarks.page
 
-claims: $(STAMP)
+claims: $(PEERS)
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.fsq_collisions
 	$(BIN)/python -m benchmarks.heads_and_fusion
@@ -92,6 +96,9 @@ claims: $(STAMP)
 	$(BIN)/python -m benchmarks.shootout_alignment
 	$(BIN)/python -m benchmarks.shootout_gate
 	$(BIN)/python -m benchmarks.deadlines
+	$(BIN)/python -m benchmarks.movielens_peers
+	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.tiered_exact
+	$(BIN)/python -m benchmarks.kill_drill
 	$(BIN)/python -m benchmarks.situations --choose
 	$(BIN)/python -m benchmarks.situations
 	$(STUDY)_compression.json --users 1000 --settings long_brief movielens_per_user \

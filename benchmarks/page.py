@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hyformer_pages, token_former_pages
+from benchmarks import hyformer_pages, miss_ratio_pages, tiered_pages, token_former_pages
 from benchmarks.compression_pages import compression_study, compression_tokens
 from benchmarks.din_pages import deadlines, din
 from benchmarks.embedding_pages import sid_expansion
 from benchmarks.instance_pages import instance_arms
+from benchmarks.kill_drill_pages import kill_drill
 from benchmarks.listwise_pages import neural_ndcg
+from benchmarks.movielens_peers_pages import movielens_peers
+from benchmarks.planning_pages import planning
 from benchmarks.sequence_pages import token_former, windowed_attention
 from benchmarks.shootout_movielens_page import shootout_movielens
 from benchmarks.shootout_page import shootout
@@ -241,6 +244,14 @@ FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fused_views": ("heads_and_fusion", fused_views),
     "hyformer_study": ("sequence_study_hyformer", hyformer_pages.hyformer),
     "instance_arms": ("sequence_study_instance", instance_arms),
+    "movielens_peers": ("movielens_peers", movielens_peers),
+    "cache_division": ("miss_ratio", miss_ratio_pages.division),
+    "kill_drill": ("kill_drill", kill_drill),
+    "look_ahead": ("look_ahead", tiered_pages.look_ahead),
+    "miss_ratio": ("miss_ratio", miss_ratio_pages.curves),
+    "planning": ("planning", planning),
+    "tiered": ("tiered", tiered_pages.tiered),
+    "tiered_exact": ("tiered_exact", tiered_pages.tiered_exact),
     "parallel_heads": ("heads_and_fusion", parallel_heads),
     "shootout": ("shootout", shootout),
     "shootout_alignment": ("shootout_alignment", alignment_stage_page),

@@ -66,6 +66,14 @@ def test_situation_ctr(capsys):
     assert likes["situations"] > likes["situations, dealt anew"] + 0.08
 
 
+def test_shard_with_cache(capsys):
+    found = run("shard_with_cache.py")
+    assert "fused_uvm_caching" in capsys.readouterr().out
+    assert found["equal"]
+    assert found["went_back"] == 100
+    assert found["misses"] > 0.1
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_is_short_and_has_a_test(path):
     assert len(path.read_text().splitlines()) <= 150

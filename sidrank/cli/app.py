@@ -165,6 +165,64 @@ def inspect(
         room.run(bundle, as_json=as_json, report=report)
 
 
+@app.command()
+def trace(
+    rows: Annotated[
+        Path, typer.Argument(help="Parquet (a file or a folder of files), CSV or NPZ.")
+    ],
+    columns: Annotated[str, typer.Option(help="Columns of ids, joined by commas.")],
+    batch: Annotated[int, typer.Option(help="Rows that a GPU trains on in one step.")],
+    world_size: Annotated[int, typer.Option(help="GPUs that train together.")],
+    out: Annotated[Path, typer.Option(help="Trace to write.")],
+    tables: Annotated[
+        Path | None,
+        typer.Option(help="Tables (JSON, as for plan) that the columns read as features."),
+    ] = None,
+    sampling: Annotated[float, typer.Option(help="Share of each table's rows to follow.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how often caches of any size would miss, from a log of ids."""
+    with _one_line_errors("trace", importing=True):
+        from sidrank.cli import trace as room
+    with _one_line_errors("trace"):
+        room.run(
+            rows,
+            columns.split(","),
+            room.Batches(batch, world_size),
+            out=out,
+            tables=tables,
+            sampling=sampling,
+            as_json=as_json,
+        )
+
+
+@app.command()
+def plan(
+    tables: Annotated[
+        Path,
+        typer.Argument(help="JSON list of {name, rows, dim, features, pooling, dtype, optimizer}."),
+    ],
+    trace: Annotated[Path, typer.Option(help="What `sidrank trace` wrote of these tables.")],
+    world_size: Annotated[int, typer.Option(help="GPUs to plan for, 1 to 1024.")],
+    hbm_gib: Annotated[float, typer.Option(help="HBM of each GPU that tables may take, GiB.")],
+    ddr_gib: Annotated[
+        float, typer.Option(help="Host memory for each GPU that tables may take, GiB.")
+    ] = 128.0,
+    batch: Annotated[int, typer.Option(help="Rows that a GPU trains on in one step.")] = 512,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, which load_constraints reads.")
+    ] = False,
+) -> None:
+    """Plan tables and their caches on GPUs that need not be there; exit 1 if they do not fit."""
+    with _one_line_errors("plan", importing=True):
+        from sidrank.cli import plan as room
+        from sidrank.sharding.remedies import Cluster
+    with _one_line_errors("plan"):
+        cluster = Cluster(world_size, hbm_gib, ddr_gib, batch)
+        found = room.run(tables, trace, cluster, as_json=as_json)
+    raise typer.Exit(0 if found["fits"] else 1)
+
+
 @contextmanager
 def _one_line_errors(command: str, *, importing: bool = False) -> Generator[None]:
     try:

@@ -1,4 +1,4 @@
-"""What TorchRec's planner cannot know of a table: how many of its rows a sample reads.
+"""What TorchRec's planner cannot know of a table: how many rows a sample reads, and which.
 
 The planner takes one value a sample for every feature it is told nothing about. That is right for
 a user id and wrong for a bag: byte-pair units are several an item, a history is dozens of items
@@ -6,7 +6,11 @@ times their units, and each of them is a row fetched and an id sent. A plan made
 puts the busiest tables anywhere. Here the factors are counted in batches of the log, behind the
 expanders that the model itself puts in front of its collections.
 
-Source: ours; TorchRec 1.8, ``ParameterConstraints.pooling_factors``.
+Nor does it know which rows come again, so it cannot tell what a cache is worth. An access trace
+can: with one and a budget, the constraints also say which tables lie in HBM, which keep a cache
+there, and of what size.
+
+Source: ours; TorchRec 1.8, ``ParameterConstraints.pooling_factors`` and ``cache_params``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,17 +27,26 @@ from torchrec.modules.embedding_modules import (
 )
 
 from sidrank.embeddings.sid_features import SIDFeatures
+from sidrank.sharding.cached_tables import Curves, cached_tables, curves_of, table_shapes
 
 __all__ = ["constraints_for"]
 
 
 def constraints_for(
     model: nn.Module,
-    batches: Iterable[KeyedJaggedTensor],
+    batches: Iterable[KeyedJaggedTensor] | None = None,
     *,
     base: Mapping[str, ParameterConstraints] | None = None,
+    trace: Curves | None = None,
+    budget_bytes: int | None = None,
+    prefetch: bool = False,
 ) -> dict[str, ParameterConstraints]:
-    """Constraints that tell the planner the mean number of values of each feature of each table.
+    """Constraints that tell the planner what each table's traffic is.
+
+    From ``batches`` come pooling factors: the mean number of values of each feature. From
+    ``trace`` come cache statistics and, with ``budget_bytes``, what the table gets of it: the
+    kernel ``fused`` or a load factor. Sizes are per table: shard with
+    ``fused_params={"use_one_tbe_per_table": True}``, and let ``verify_plan`` see that they hold.
 
     A feature that an expander makes is counted behind the one that serves the table: the nearest
     ``SIDExpander``, or what stands in its place, in the modules around the collection. Tables are
@@ -42,19 +55,27 @@ def constraints_for(
 
     Args:
         model: The model, before ``DistributedModelParallel``.
-        batches: Some sparse batches as the model gets them; a few thousand rows say enough.
-        base: Constraints to keep, such as ``compute_kernels``, by table name; their pooling
-            factors are replaced. It may name tables that the model does not have.
+        batches: Some sparse batches as the model gets them; a few thousand rows say enough. None
+            leaves pooling factors as they are.
+        base: Constraints to keep, such as ``compute_kernels``, by table name; what is found out
+            here is replaced. It may name tables that the model does not have.
+        trace: An ``AccessTrace`` of the model's tables, or their curves by name.
+        budget_bytes: HBM for all tables over all GPUs. None with a trace gives statistics and
+            leaves sizes to a proposer such as TorchRec's ``EmbeddingOffloadScaleupProposer``.
+        prefetch: Whether the pipeline will fetch rows ahead, which takes a lock for each slot.
 
     Returns:
         Constraints by table name: those of ``base``, and one for each table of the model, with
         one pooling factor for each feature of the table.
 
     Raises:
+        PlanError: If tables that ``base`` keeps whole take more than the budget, or rows would be
+            fetched ahead into an LFU cache.
         TypeError: If a batch is no ``KeyedJaggedTensor``.
         ValueError: If the model holds no unsharded collection, if there is no batch with rows, if
-            a feature is neither in the batch nor made by an expander, or if two tables of one
-            name read differently, which the planner could not tell apart.
+            a feature is neither in the batch nor made by an expander, if two tables of one name
+            read differently, which the planner could not tell apart, if the trace is not of the
+            model's tables, or if neither batches nor a trace are given.
 
     Example:
         >>> from torchrec import EmbeddingBagCollection
@@ -66,6 +87,25 @@ def constraints_for(
         >>> constraints_for(model, [batch])["t"].pooling_factors
         [4.0]
     """
+    if batches is None and trace is None:
+        raise ValueError("batches must be given where trace is not, got neither")
+    if trace is None and budget_bytes is not None:
+        raise ValueError(f"budget_bytes must be None without a trace, got {budget_bytes}")
+    if trace is not None:
+        shapes = table_shapes(model)
+        curves = curves_of(trace, shapes)
+        base, _ = cached_tables(shapes, curves, budget_bytes, base=base, prefetch=prefetch)
+    if batches is None:
+        return dict(base or {})
+    return _pooled(model, batches, base)
+
+
+def _pooled(
+    model: nn.Module,
+    batches: Iterable[KeyedJaggedTensor],
+    base: Mapping[str, ParameterConstraints] | None,
+) -> dict[str, ParameterConstraints]:
+    """Constraints with one pooling factor for each feature of each table."""
     readers = list(_readers(model))
     if not readers:
         raise ValueError(

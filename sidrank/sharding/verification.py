@@ -1,39 +1,58 @@
-"""Refuse a sharding plan, or a pipeline, that leaves tables out.
+"""Refuse a sharding plan, or a pipeline, that is not what it seems.
 
 TorchRec finds what to shard by the exact class of a module; whatever it does not recognise it
-leaves replicated, without a word. Likewise a train pipeline that cannot trace the way from the
-batch to a collection runs it unpipelined and says so in a log. These checks raise instead.
+leaves replicated, without a word. A cache's load factor becomes that of whatever group its table
+ends up in. Likewise a train pipeline that cannot trace the way from the batch to a collection runs
+it unpipelined and says so in a log. These checks raise instead.
 
 Source: ours; TorchRec 1.8 behaviour as read and run on a CPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.types import ShardedModule, ShardingPlan
+from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardedModule, ShardingPlan
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollectionInterface,
     EmbeddingCollectionInterface,
 )
 
+from sidrank.sharding.errors import PlanError
+from sidrank.sharding.hazards import check_caches, check_prefetch_pipeline
+from sidrank.sharding.load_factors import cache_groups
+
 __all__ = ["PlanError", "verify_pipeline", "verify_plan"]
 
 
-class PlanError(RuntimeError):
-    """A plan or a pipeline does not cover the model."""
+def verify_plan(
+    model: nn.Module,
+    plan: ShardingPlan,
+    *,
+    sharders: Sequence[ModuleSharder[nn.Module]] | None = None,
+    tolerance: float = 0.05,
+) -> None:
+    """Check that every table is in the plan, and every cache will be as large as it asks for.
 
-
-def verify_plan(model: nn.Module, plan: ShardingPlan) -> None:
-    """Check that every table of every embedding collection is in the plan.
+    What a cache gets is known once TorchRec has grouped tables; this calls its grouping on the
+    plan. Tables that are sharded already are taken as they are.
 
     Args:
         model: The model, before or after ``DistributedModelParallel``.
         plan: What a planner, or ``construct_module_sharding_plan``, returned.
+        sharders: What the model is going to be sharded with, since their fused parameters decide
+            about groups; TorchRec's default ones if None.
+        tolerance: Share of its load factor by which a table may get more or less.
 
     Raises:
-        PlanError: If a collection or a table is missing from the plan.
+        PlanError: If a collection or a table is missing from the plan, a cache gets another load
+            factor than its table asks for, or rows are to be fetched ahead into an LFU cache.
+        ValueError: If ``tolerance`` is negative.
+
+    Warns:
+        UpstreamHazardWarning: If rows are to be fetched ahead with a TorchRec whose prefetch
+            pipeline has an open race.
 
     Example:
         >>> from torchrec import EmbeddingBagCollection
@@ -43,8 +62,10 @@ def verify_plan(model: nn.Module, plan: ShardingPlan) -> None:
         >>> verify_plan(model, ShardingPlan({}))
         Traceback (most recent call last):
             ...
-        sidrank.sharding.verification.PlanError: plan must hold every table, got none for 0.t
+        sidrank.sharding.errors.PlanError: plan must hold every table, got none for 0.t
     """
+    if tolerance < 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
     module = model.module if isinstance(model, DistributedModelParallel) else model
     missing: list[str] = []
     for path, part in module.named_modules():
@@ -66,6 +87,25 @@ def verify_plan(model: nn.Module, plan: ShardingPlan) -> None:
         missing += [f"{path}.{table}" for table in tables if table not in covered]
     if missing:
         raise PlanError(f"plan must hold every table, got none for {', '.join(missing)}")
+    check_caches(
+        {
+            table: way.cache_params
+            for ways in plan.plan.values()
+            for table, way in cast(Mapping[str, ParameterSharding], ways).items()
+        },
+        [getattr(sharder, "fused_params", None) for sharder in sharders or ()],
+    )
+    for group in cache_groups(module, plan, sharders=sharders):
+        table, apart = group.furthest
+        if abs(apart) > tolerance:
+            others = sorted(set(group.requested) - {table})
+            raise PlanError(
+                f"load factor of {table} must be within {tolerance:.0%} of"
+                f" {group.requested[table]:.4g} on rank {group.rank}, got {group.effective:.4g}:"
+                f" it shares a cache with {', '.join(others[:4])}"
+                f"{f' and {len(others) - 4} more' if len(others) > 4 else ''}; give the sharder"
+                ' fused_params={"use_one_tbe_per_table": True}, or all of them one load factor'
+            )
 
 
 def verify_pipeline(pipeline: Any, model: nn.Module) -> None:
@@ -78,9 +118,13 @@ def verify_pipeline(pipeline: Any, model: nn.Module) -> None:
         model: The sharded model that the pipeline trains.
 
     Raises:
-        PlanError: If a sharded module runs unpipelined, or the pipeline is of a kind that
-            pipelines nothing.
+        PlanError: If a sharded module runs unpipelined, the pipeline is of a kind that pipelines
+            nothing, or it fetches ahead for a model in evaluation.
+
+    Warns:
+        UpstreamHazardWarning: If the pipeline is TorchRec's prefetch pipeline with its open race.
     """
+    check_prefetch_pipeline(pipeline, model)
     if not hasattr(pipeline, "_pipelined_modules"):
         raise PlanError(
             f"pipeline must be one that pipelines sharded modules, got {type(pipeline).__name__}"

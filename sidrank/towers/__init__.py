@@ -3,6 +3,7 @@
 from sidrank.towers.din import DIN
 from sidrank.towers.eta import LSHSearch
 from sidrank.towers.instruction_search import InstructionGuidedSearch
+from sidrank.towers.least_squares import LeastSquaresRead
 from sidrank.towers.search_attention import ESUTargetAttention, GSUSearch, SearchAttention
 from sidrank.towers.situation_aggregation import TypedTargetAttention
 from sidrank.towers.situation_correlations import (
@@ -26,6 +27,7 @@ __all__ = [
     "GSUSearch",
     "InstructionGuidedSearch",
     "LSHSearch",
+    "LeastSquaresRead",
     "SearchAttention",
     "SituationCorrelations",
     "SituationDenoising",

@@ -9,6 +9,7 @@ from sidrank.towers import (
     ESUTargetAttention,
     GSUSearch,
     InstructionGuidedSearch,
+    LeastSquaresRead,
     LSHSearch,
     SearchAttention,
     UrgencyDIN,
@@ -24,6 +25,13 @@ def search_attention():
 
 
 CASES = [
+    Case(
+        lambda: LeastSquaresRead(dim=D),
+        lambda b: {"target": torch.randn(b, C, D), **without_times(b, history=D, answers=2)},
+        "log_noise",
+        {"mask": ("history", "answers")},
+        ("target",),
+    ),
     Case(
         lambda: GSUSearch(k=3),
         lambda b: {"target": torch.randn(b, C, D), **history(b, history=D)},
