@@ -26,6 +26,10 @@ napoleon_numpy_docstring = False
 # No network while building, so other projects' names cannot be looked up.
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|numpy|np|os|pathlib|torch|torchrec|typing)\..*"),
+    # what annotations name and nobody calls
+    ("py:.*", r"sidrank\.cache\.(.*\.JaggedFeatures|.*\.TableConfig|.*\._Item|flight\.Pins)"),
+    ("py:.*", r"sidrank\.(cache\.journal\.Journal|cache\..*\.Batch|data\.row_plan\.Block)"),
+    ("py:.*", r"(concurrent\..*|sidrank\..*\._Trace)"),
     ("py:.*", r"(Tensor|nn\.Module|Path|optional|tuple\[int)"),
 ]
 

@@ -130,12 +130,12 @@ class TieredCheckpoint:
 
     @property
     def tiers(self) -> dict[str, JournaledTier]:
-        """The tables, to be written through: what is written past them cannot be undone."""
+        """The tables, to be written through, since what is written past them cannot be undone."""
         return dict(self._journaled)
 
     @property
     def step(self) -> int | None:
-        """The step of the last commit; None: there is none yet."""
+        """The step of the last commit, None before the first."""
         return self._step
 
     @property

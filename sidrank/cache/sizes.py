@@ -113,7 +113,7 @@ class TableCache:
     name: str
     """The table."""
     kernel: Literal["fused", "fused_uvm_caching"]
-    """TorchRec's name: the whole table in HBM, or a cache in front of host memory."""
+    """By TorchRec's name, the whole table in HBM or a cache in front of host memory."""
     slots: int
     """Rows in HBM."""
     load_factor: float

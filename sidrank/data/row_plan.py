@@ -120,7 +120,7 @@ class RowPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the order depends on: files (names, bytes, row groups) and settings."""
+        """Stands for what the order depends on, files (names, bytes, row groups) and settings."""
         told = {
             "files": [
                 [file.name, file.stat().st_size, sizes]

@@ -77,7 +77,7 @@ class TraceCacheStatistics(CacheStatistics):
 
     @property
     def cacheability(self) -> float:
-        """Area under the miss rate over load factors: 0 easy to cache, 1 hopeless."""
+        """Area under the miss rate over load factors; 0 is easy to cache, 1 hopeless."""
         if self._cacheability is None:
             rates = self.curve.miss_rate(np.linspace(0, 1, _STEPS + 1), cold=True)
             self._cacheability = float((rates[1:] + rates[:-1]).mean() / 2)

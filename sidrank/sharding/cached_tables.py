@@ -135,7 +135,7 @@ def cached_tables(
         ValueError: If the budget does not pay for the smallest caches.
 
     Warns:
-        UpstreamHazardWarning: If rows will be fetched ahead, see :mod:`sidrank.sharding.hazards`.
+        UpstreamHazardWarning: If rows will be fetched ahead, an open race upstream.
     """
     kept = {name: (base or {}).get(name) or ParameterConstraints() for name in shapes}
     ahead = [{"prefetch_pipeline": True}] if prefetch else []

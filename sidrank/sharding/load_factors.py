@@ -55,7 +55,7 @@ class CacheGroup:
     rows: int
     """Rows on this rank of all its tables."""
     width: int
-    """Columns of a slot: those of the widest table."""
+    """Columns of a slot, which are those of the widest table."""
 
     @property
     def slots(self) -> int:

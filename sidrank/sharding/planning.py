@@ -56,7 +56,7 @@ class TablePlan:
     kernel: str
     """TorchRec's compute kernel."""
     load_factor: float
-    """Share of its rows that has a place in HBM: 1 without a cache."""
+    """Share of its rows that has a place in HBM, 1 without a cache."""
     predicted_miss: float
     """Share of the distinct rows of a global batch that has to be fetched."""
     hbm_bytes: int

@@ -74,7 +74,7 @@ class Remedy:
     table: str | None
     """The table to change; None if the cluster is to change."""
     change: str
-    """The field: of :class:`TableSpec` or of :class:`Cluster`."""
+    """The field of :class:`TableSpec` or of :class:`Cluster`."""
     before: int | float | str
     """Its value."""
     after: int | float | str

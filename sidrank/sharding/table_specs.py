@@ -49,7 +49,7 @@ class TableSpec:
         pooling: ``sum``, ``mean``, or ``none`` for a sequence table.
         pooling_factors: Values of a sample, on average, one for each feature; 1 of each if empty.
         dtype: ``fp32``, ``fp16`` or ``bf16``.
-        optimizer: One of :data:`OPTIMIZERS`.
+        optimizer: One of ``OPTIMIZERS``.
 
     Raises:
         ValueError: If one of them is not as it must be.
