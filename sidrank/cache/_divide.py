@@ -142,10 +142,34 @@ def divide(demands: Sequence[Demand], budget: int) -> list[int | None]:
     walked = [hull[step] for hull, step in zip(hulls, steps, strict=True)]
     near = _near(demands, hulls, steps)
     searched = _search(demands, walked, near, budget)
-    return min(
+    division = min(
         (_fill(demands, places, budget) for places in (walked, searched)),
         key=lambda division: _cost(demands, division),
     )
+    return _even(demands, division)
+
+
+def _even(demands: Sequence[Demand], division: list[int | None]) -> list[int | None]:
+    """Give tables that are alike in everything the same, where that misses no more."""
+    alike: dict[object, list[int]] = {}
+    for table, demand in enumerate(demands):
+        curve = demand.curve
+        points = curve.slots.tobytes(), curve.misses.tobytes(), curve.rows, curve.batches
+        numbers = curve.accesses, curve.cold, demand.cost, demand.fixed, demand.slot, demand.full
+        alike.setdefault((points, numbers), []).append(table)
+    for tables in alike.values():
+        demand, old = demands[tables[0]], [division[table] for table in tables]
+        spent = sum(_bytes(demand, slots) for slots in old)
+        share = (spent // len(tables) - demand.fixed) // demand.slot // SET * SET
+        if len(set(old)) < 2 or demand.largest is None or not SET <= share <= demand.largest:
+            continue
+        before = sum(0.0 if slots is None else float(demand.missed(slots)) for slots in old)
+        # rounded down to whole sets, which may cost each a set's worth of hits
+        slack = float(demand.missed(share) - demand.missed(share + SET))
+        if float(demand.missed(share)) * len(tables) <= before + slack * len(tables):
+            for table in tables:
+                division[table] = share
+    return division
 
 
 def _walk(demands: Sequence[Demand], hulls: Sequence[list[int]], budget: int) -> list[int]:

@@ -138,12 +138,20 @@ class TestCacheSizes:
         assert (b.kernel, b.slots, b.load_factor, b.misses) == ("fused", 10, 1.0, 0.0)
         assert sizes.misses == a.misses
 
-    def test_equal_tables_get_equal_caches(self):
+    @pytest.mark.parametrize("points", [6, 40, 400])
+    @pytest.mark.parametrize("part", [0.1, 0.3])
+    def test_equal_tables_get_equal_caches(self, points, part):
+        """Pieces of equal slope are taken table by table, which must not show."""
         shapes = [TableShape(name=f"t{place}", rows=100_000, dim=64) for place in range(4)]
-        curves = {shape.name: curve(100_000) for shape in shapes}
-        tables = cache_sizes(shapes, curves, full(shapes) // 3).tables.values()
-        shares = [table.load_factor for table in tables]
-        assert max(shares) - min(shares) <= 0.02  # one piece of a curve
+        slots = np.unique(np.geomspace(1, 100_000, points).astype(np.int64))
+        misses = 1e6 * (0.1 + 0.9 * (1 - np.log(slots) / np.log(100_000)) ** 1.5)
+        same = MissRatioCurve(
+            rows=100_000, batches=100, accesses=1.2e6, cold=1e5, slots=slots, misses=misses
+        )
+        budget = int(part * full(shapes))
+        sizes = cache_sizes(shapes, {shape.name: same for shape in shapes}, budget)
+        assert len({table.load_factor for table in sizes.tables.values()}) == 1
+        assert sizes.hbm_bytes > 0.995 * budget
 
     def test_a_hotter_table_never_gets_fewer_rows(self):
         shapes = [TableShape(name=name, rows=100_000, dim=64) for name in ("cold", "hot")]
