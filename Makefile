@@ -83,6 +83,8 @@ bench: $(PEERS)
 	$(BIN)/python -m benchmarks.look_ahead
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.tiered
+	$(BIN)/python -m benchmarks.candidate_scorer
+	$(BIN)/python -m benchmarks.row_stream
 	$(BIN)/python -m benchmarks.page
 
 claims: $(PEERS)

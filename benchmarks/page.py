@@ -18,6 +18,7 @@ from benchmarks.listwise_pages import neural_ndcg
 from benchmarks.movielens_peers_pages import movielens_peers
 from benchmarks.planning_pages import planning
 from benchmarks.sequence_pages import token_former, windowed_attention
+from benchmarks.serving_pages import candidate_scorer, row_stream
 from benchmarks.shootout_movielens_page import shootout_movielens
 from benchmarks.shootout_page import shootout
 from benchmarks.shootout_why_page import alignment_stage_page, gate_page
@@ -227,6 +228,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "token_former": token_former,
     "din": din,
     "neural_ndcg": neural_ndcg,
+    "candidate_scorer": candidate_scorer,
+    "row_stream": row_stream,
 }
 
 

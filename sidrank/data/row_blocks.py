@@ -26,8 +26,8 @@ class Ids(NamedTuple):
 
     values: Numbers
     """Row after row, shape ``[T]``."""
-    lengths: NDArray[np.int32]
-    """Ids of each row, shape ``[n]``."""
+    lengths: NDArray[np.int32] | None
+    """Ids of each row, shape ``[n]``; None where every row has one."""
     ends: NDArray[np.int64] | None
     """Where each row's ids end in ``values``, shape ``[n]``; None where every row has one."""
 
@@ -41,8 +41,8 @@ class Ids(NamedTuple):
         Returns:
             Their ids; only ``values`` and ``lengths`` are meant for use.
         """
-        if self.ends is None:
-            return Ids(self.values[start:stop], self.lengths[start:stop], None)
+        if self.ends is None or self.lengths is None:
+            return Ids(self.values[start:stop], None, None)
         begin, end = (int(self.ends[row - 1]) if row else 0 for row in (start, stop))
         return Ids(self.values[begin:end], self.lengths[start:stop], None)
 
@@ -125,12 +125,46 @@ def decode(
     """
     names = [*labels, *dense, *sparse]
     tables = [(segment, _read(segment, names)) for segment in block.segments]
-    order = block.order()
+    order = None if block.seed is None else block.order()
+    ids = _Columns(block.rows, len(sparse), order)
     return DecodedBlock(
-        _matrix(tables, labels, order),
-        _matrix(tables, dense, order),
-        tuple(_shuffled([_ids(table, at, name) for at, table in tables], order) for name in sparse),
+        _matrix(tables, labels, _Columns(block.rows, len(labels), order)),
+        _matrix(tables, dense, _Columns(block.rows, len(dense), order)),
+        tuple(
+            _shuffled([_ids(table, at, name) for at, table in tables], place, ids)
+            for place, name in enumerate(sparse)
+        ),
     )
+
+
+class _Columns:
+    """Columns in the drawn order, in one run of memory: fresh memory a column costs more."""
+
+    def __init__(self, rows: int, number: int, order: NDArray[np.int64] | None) -> None:
+        self.shape = number, rows
+        self.order = order
+        self._room: dict[np.dtype[Any], Numbers] = {}
+        self._joined: dict[np.dtype[Any], Numbers] = {}
+
+    def room(self, kind: np.dtype[Any]) -> Numbers:
+        """Of all columns of a type; what is never written takes no memory."""
+        if kind not in self._room:
+            self._room[kind] = np.empty(self.shape, kind)
+        return self._room[kind]
+
+    def put(self, parts: Sequence[Numbers], place: int) -> Numbers:
+        """Lay parts side by side and mix them."""
+        kind = parts[0].dtype
+        out = self.room(kind)[place]
+        if self.order is None:
+            return np.concatenate(parts, out=out)
+        whole = parts[0]
+        if len(parts) > 1:
+            if kind not in self._joined:
+                self._joined[kind] = np.empty(self.shape[1], kind)
+            whole = np.concatenate(parts, out=self._joined[kind])
+        # clipping spares a second copy; no place is out of range
+        return np.take(whole, self.order, out=out, mode="clip")
 
 
 def _read(segment: Segment, names: Sequence[str]) -> Any:
@@ -143,14 +177,12 @@ def _read(segment: Segment, names: Sequence[str]) -> Any:
 
 
 def _matrix(
-    tables: Sequence[tuple[Segment, Any]], names: Sequence[str], order: NDArray[np.int64]
+    tables: Sequence[tuple[Segment, Any]], names: Sequence[str], columns: _Columns
 ) -> NDArray[np.float32]:
     # a column is one run of memory: filled at its full speed, read in short pieces later
-    found = np.empty((len(names), len(order)), np.float32)
     for place, name in enumerate(names):
-        column = _joined([_numbers(table, segment, name) for segment, table in tables])
-        _take(column, order, found[place])
-    return found.T
+        columns.put([_numbers(table, segment, name) for segment, table in tables], place)
+    return columns.room(np.dtype(np.float32)).T
 
 
 def _numbers(table: Any, segment: Segment, name: str) -> NDArray[np.float32]:
@@ -172,7 +204,7 @@ def _ids(table: Any, segment: Segment, name: str) -> Ids:
     refuse_nulls(array, path, name, start)
     if not _is_jagged(array.type):
         values = _ids_of(array, path, name, lambda at: start + at)
-        return Ids(values, np.ones(len(values), np.int32), None)
+        return Ids(values, None, None)
     ends = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
     flat = array.flatten()
     lengths = np.diff(ends)
@@ -191,9 +223,9 @@ def _ids_of(array: Any, path: Path, name: str, row_of: Callable[[int], int]) -> 
     """As int32 or int64; negative ones, and those that an int64 cannot hold, are refused."""
     values = array.to_numpy(zero_copy_only=False)
     # what is beyond 63 bits is negative as an int64
-    bad = (values.view(np.int64) if values.dtype == np.uint64 else values) < 0
-    if bad.any():
-        at = int(bad.argmax())
+    signed = values.view(np.int64) if values.dtype == np.uint64 else values
+    if signed.min(initial=0) < 0:
+        at = int((signed < 0).argmax())
         rule = "must hold ids from 0 to 2**63 - 1"
         raise column_error(path, name, rule, values[at], row_of(at))
     narrow = values.dtype.itemsize < 4 or values.dtype == np.int32
@@ -204,21 +236,19 @@ def _is_jagged(kind: Any) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def _shuffled(parts: Sequence[Ids], order: NDArray[np.int64]) -> Ids:
-    values = _joined([part.values for part in parts])
-    lengths = _joined([part.lengths for part in parts])
-    if all(part.ends is None for part in parts):
-        return Ids(_take(values, order, np.empty_like(values)), lengths, None)
-    starts = np.cumsum(lengths) - lengths
-    mixed = lengths[order]
+def _shuffled(parts: Sequence[Ids], place: int, columns: _Columns) -> Ids:
+    lengths = [part.lengths for part in parts if part.lengths is not None]
+    if not lengths:
+        return Ids(columns.put([part.values for part in parts], place), None, None)
+    values, found = _joined([part.values for part in parts]), _joined(lengths)
+    order = columns.order
+    if order is None:
+        return Ids(values, found, np.cumsum(found, dtype=np.int64))
+    starts = np.cumsum(found) - found
+    mixed = found[order]
     ends = np.cumsum(mixed, dtype=np.int64)
     shift = np.repeat(starts[order] - (ends - mixed), mixed)
     return Ids(values[np.arange(len(values)) + shift], mixed, ends)
-
-
-def _take(column: Numbers, order: NDArray[np.int64], out: Numbers) -> Numbers:
-    # clipping spares a second copy; no place is out of range
-    return np.take(column, order, out=out, mode="clip")
 
 
 def _joined(parts: Sequence[Numbers]) -> Numbers:

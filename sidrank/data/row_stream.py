@@ -113,7 +113,7 @@ class RowStream:
 
     @property
     def step(self) -> int:
-        """Global batches handed out since the first epoch began: the position."""
+        """The position, in global batches handed out since the first epoch began."""
         return self._step
 
     def seek(self, step: int) -> None:
@@ -227,11 +227,17 @@ class _Lane:
 def _joined(parts: Sequence["DecodedBlock"], keys: Sequence[str]) -> TrainingRows:
     ids = [part.ids[place] for place in range(len(keys)) for part in parts]
     none = np.zeros(0, np.int32)
+    lengths = np.ones(len(keys) * sum(len(part.labels) for part in parts), np.int32)
+    if any(each.lengths is not None for each in ids):
+        ones = [
+            lengths[: len(each.values)] if each.lengths is None else each.lengths for each in ids
+        ]
+        lengths = np.concatenate(ones)
     return TrainingRows(
         labels=_tensor(np.concatenate([part.labels for part in parts])),
         dense=_tensor(np.concatenate([part.dense for part in parts])),
         keys=tuple(keys),
-        lengths=_tensor(np.concatenate([none, *(each.lengths for each in ids)])),
+        lengths=_tensor(lengths),
         values=_tensor(np.concatenate([none, *(each.values for each in ids)])),
     )
 
