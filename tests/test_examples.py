@@ -66,6 +66,13 @@ def test_situation_ctr(capsys):
     assert likes["situations"] > likes["situations, dealt anew"] + 0.08
 
 
+def test_train_distributed(capsys):
+    found = run("train_distributed.py")
+    assert "auc=" in capsys.readouterr().err
+    aucs = [auc for _, auc in found["auc"]]
+    assert aucs[-1] > aucs[0] + 0.05
+
+
 def test_shard_with_cache(capsys):
     found = run("shard_with_cache.py")
     assert "fused_uvm_caching" in capsys.readouterr().out

@@ -212,6 +212,7 @@ def plan(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, which load_constraints reads.")
     ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page (HTML) with plots.")] = None,
 ) -> None:
     """Plan tables and their caches on GPUs that need not be there; exit 1 if they do not fit."""
     with _one_line_errors("plan", importing=True):
@@ -219,7 +220,7 @@ def plan(
         from sidrank.sharding.remedies import Cluster
     with _one_line_errors("plan"):
         cluster = Cluster(world_size, hbm_gib, ddr_gib, batch)
-        found = room.run(tables, trace, cluster, as_json=as_json)
+        found = room.run(tables, trace, cluster, as_json=as_json, report=report)
     raise typer.Exit(0 if found["fits"] else 1)
 
 
