@@ -20,7 +20,7 @@ def candidate_scorer(report: dict[str, Any]) -> str:
         f" {max(row['difference'] for row in rows):.0e}). The rows' making is within pointwise"
         " milliseconds; *ready rows* are those without it. p50 and p99 are wall time of"
         f" {clients['clients']} clients that ask again as soon as they have an answer, for"
-        f" {clients['seconds']:.0f} s, on a machine that had other work."
+        f" {clients['seconds']:.0f} s, beside other work."
     )
     lines = [
         [
@@ -87,7 +87,7 @@ def row_stream(report: dict[str, Any]) -> str:
         " check, no order, no batch. `RowStream` hands out checked `KeyedJaggedTensor`s. Every row"
         " of the file came once, with its values in their columns, before the clock starts."
         f" {report['rounds']} rounds, medians of the CPU seconds of all threads: the rate of one"
-        " core. Wall seconds are the fastest round's, on a machine that had other work."
+        " core. Wall seconds are the fastest round's, beside other work."
     )
     lines = [
         [
