@@ -71,23 +71,3 @@ def tiered(report: dict[str, Any]) -> str:
     ]
     header = ["table", "ms a step", "least and most"]
     return f"## Tiered tables in time\n\n{text}\n\n{table(header, rows)}"
-
-
-def tiered_memory(report: dict[str, Any]) -> str:
-    """Milliseconds of a training step under a limit on memory that the table exceeds."""
-    killed = [way for way, was in report["killed"].items() if was]
-    text = (
-        f"A table of {report['table_mib']:,} MiB under a limit of {report['limit_mib']:,} MiB"
-        f" that counts the page cache; {report['slots']:,} of {report['rows']:,} rows in slots,"
-        f" {report['lookups']:,} lookups a batch, {report['steps']} steps from a cold start,"
-        f" medians of {report['rounds']} interleaved rounds. Killed by the limit:"
-        f" {', '.join(killed) or 'none'}. Fetching ahead takes"
-        f" {report['ahead_over_page_cache']:.2f} times what it takes to leave caching to the kernel"
-        f" and {report['ahead_over_at_the_lookup']:.2f} times what fetching at the lookup takes."
-    )
-    rows = [
-        [way, f"{value:.1f}", f"{report['resident_mib'][way]:,}"]
-        for way, value in report["milliseconds"].items()
-    ]
-    header = ["way", "ms a step", "MiB resident"]
-    return f"## A table larger than memory\n\n{text}\n\n{table(header, rows)}"

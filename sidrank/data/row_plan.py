@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sidrank.data.rows import parquet_parts
+
 __all__ = ["Block", "RowPlan", "Segment"]
 
 
@@ -101,7 +103,7 @@ class RowPlan:
             raise ValueError(f"batch_rows must be a multiple of lanes ({lanes}), got {batch_rows}")
         self.path = Path(path)
         self.batch_rows, self.lanes, self.seed, self.mixed = batch_rows, lanes, seed, mixed
-        self.files = _files(self.path)
+        self.files = parquet_parts(self.path) if self.path.is_dir() else [self.path]
         self.schemas: dict[Path, Any] = {}
         self._sizes: list[list[int]] = []
         for part in self.files:
@@ -201,12 +203,3 @@ class RowPlan:
             whole = [whole[place] for place in drawn]
         before = np.cumsum([0, *(segment.stop for segment in whole)])
         return list(zip(before[:-1].tolist(), whole, strict=True))
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    parts = [part for part in sorted(path.glob("*.parquet")) if part.name[0] not in "._"]
-    if not parts:
-        raise ValueError(f"{path} must hold .parquet files if it is a folder, got none")
-    return parts

@@ -25,7 +25,7 @@ from typing import Protocol
 
 from sidrank.data.columns import Batch
 
-__all__ = ["RowFile", "check_columns", "open_rows"]
+__all__ = ["RowFile", "check_columns", "open_rows", "parquet_parts"]
 
 _MAGIC = {b"PAR1": "parquet", b"PK\x03\x04": "NPZ", b"PK\x05\x06": "NPZ"}
 _SUFFIXES = {".parquet": "parquet", ".npz": "NPZ", ".csv": "CSV"}
@@ -107,9 +107,7 @@ def open_rows(path: Path | str) -> RowFile:
     if path.is_dir():
         from sidrank.data.parquet_rows import ParquetRows
 
-        parts = [part for part in sorted(path.glob("*.parquet")) if part.name[0] not in "._"]
-        if not parts:
-            raise ValueError(f"{path} must hold .parquet files if it is a folder, got none")
+        parts = parquet_parts(path)
         for part in parts:
             _kind(part)
         return ParquetRows(path=path, parts=parts)
@@ -125,6 +123,24 @@ def open_rows(path: Path | str) -> RowFile:
     from sidrank.data.csv_rows import CSVRows
 
     return CSVRows(path=path, gzipped=kind == "gzip")
+
+
+def parquet_parts(path: Path) -> list[Path]:
+    """The parquet files of a folder, without its sub-folders and hidden files.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        Its files in the order of their names, one at least.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    parts = [part for part in sorted(path.glob("*.parquet")) if part.name[0] not in "._"]
+    if not parts:
+        raise ValueError(f"{path} must hold .parquet files if it is a folder, got none")
+    return parts
 
 
 def check_columns(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:

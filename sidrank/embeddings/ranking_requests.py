@@ -139,6 +139,7 @@ class RankingRequests(NamedTuple):
 
 
 def _empty(like: KeyedJaggedTensor, rows: int) -> KeyedJaggedTensor:
+    like = _unweighted(like)
     return KeyedJaggedTensor(
         keys=like.keys(),
         values=like.values()[:0],
@@ -147,9 +148,17 @@ def _empty(like: KeyedJaggedTensor, rows: int) -> KeyedJaggedTensor:
 
 
 def _beside(left: KeyedJaggedTensor, right: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    left, right = _unweighted(left), _unweighted(right)
     lengths = [left.lengths(), right.lengths()]
     return KeyedJaggedTensor(
         keys=[*left.keys(), *right.keys()],
         values=torch.cat([left.values(), right.values()]),
         lengths=torch.cat([each.to(lengths[0].dtype) for each in lengths]),
     )
+
+
+def _unweighted(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    """Weights would be lost on the way, so there must be none."""
+    if features.weights_or_none() is not None:
+        raise ValueError(f"requests must have no weights, got some of {features.keys()}")
+    return features

@@ -4,11 +4,9 @@ Shapes: ``R`` requests, ``N`` candidates of all of them, ``C`` candidates of one
 fields, ``D`` width.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
+from torchrec import EmbeddingBagCollection
 
 from sidrank.embeddings import (
     HybridEmbeddingBagCollection,
@@ -49,7 +47,6 @@ def both(
     collection: EmbeddingBagCollection | HybridEmbeddingBagCollection | SIDReplacement,
     requests: RankingRequests,
     width: int,
-    look_up: Callable[[KeyedJaggedTensor], KeyedTensor] | None = None,
 ) -> Tensor:
     """Fields of each candidate, those of the request looked up once.
 
@@ -57,7 +54,6 @@ def both(
         collection: The tables.
         requests: The requests.
         width: Width of each field, ``D``.
-        look_up: What is called; None is the collection.
 
     Returns:
         Shape ``[N, F, D]``, fields in the collection's order.
@@ -67,9 +63,8 @@ def both(
     """
     names = _names(collection)
     own = [_is_candidates(collection, name, requests) for name in names]
-    look_up = collection if look_up is None else look_up
-    once = look_up(requests.request_rows()).values().reshape(-1, len(names), width)
-    each = look_up(requests.candidate_rows()).values().reshape(-1, len(names), width)
+    once = collection(requests.request_rows()).values().reshape(-1, len(names), width)
+    each = collection(requests.candidate_rows()).values().reshape(-1, len(names), width)
     chosen = torch.tensor(own, device=each.device).unsqueeze(1)
     return torch.where(chosen, each, once[requests.owner()])
 

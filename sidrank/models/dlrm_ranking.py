@@ -18,6 +18,7 @@ from typing import cast
 from torch import Tensor, nn
 from torchrec.models.dlrm import DLRM
 
+from sidrank import _check
 from sidrank.embeddings import RankingRequests, WideAndDeep
 from sidrank.models import _candidate_fields
 
@@ -92,4 +93,5 @@ class DLRMRanking(nn.Module):
         logits = dlrm.over_arch(dlrm.inter_arch(dense, fields))
         if wide is None:
             return logits
-        return logits + wide.branch(requests.pointwise()[1])
+        rows = requests.pointwise()[1]
+        return logits + _check.shape(wide.branch(rows), "branch logits", [-1, 1])

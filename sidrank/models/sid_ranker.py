@@ -128,6 +128,7 @@ class SIDRanker(nn.Module):
         logits = self._logits(self.bottom(dense_features), fields, read, fit)
         if self.branch is None:
             return logits
+        # a column, or the sum would be a square
         return logits + _check.shape(self.branch(sparse_features), "branch logits", [-1, 1])
 
     def rank(self, requests: RankingRequests) -> Tensor:
@@ -154,7 +155,8 @@ class SIDRanker(nn.Module):
         logits = self._logits(dense, fields, read, fit)
         if self.branch is None:
             return logits
-        return logits + self.branch(requests.pointwise()[1])
+        rows = requests.pointwise()[1]
+        return logits + _check.shape(self.branch(rows), "branch logits", [-1, 1])
 
     def _fit(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         sid = self.behaviours.id_dim  # where the codes begin

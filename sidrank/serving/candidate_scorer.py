@@ -145,6 +145,3 @@ def _check_fit(requests: RankingRequests) -> None:
         )
     if twice := sorted(set(features.keys()) & set(candidates.keys())):
         raise ValueError(f"candidates must not repeat features of the request, got {twice}")
-    for name, side in (("features", features), ("candidates", candidates)):
-        if side.weights_or_none() is not None:
-            raise ValueError(f"{name} must have no weights, got some")

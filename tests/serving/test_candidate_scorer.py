@@ -168,6 +168,27 @@ class TestReadings:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("way", ["pointwise", "request_rows", "candidate_rows"])
+    @pytest.mark.parametrize("side", ["features", "candidates"])
+    def test_weights_are_not_dropped(self, way, side):
+        requests = plain([2, 1])
+        bags = {"features": {"user": [[1], [2]]}, "candidates": {"item": [[1], [2], [3]]}}[side]
+        weighted = hosts.jagged(bags, weights=torch.ones(len(*bags.values())))
+        with pytest.raises(ValueError, match="requests must have no weights, got some of"):
+            getattr(requests._replace(**{side: weighted}), way)()
+
+    @pytest.mark.parametrize("name", ["wide", "sid_ranker"])
+    def test_a_branch_that_gives_no_column(self, name):
+        """Added to a column, its logits would make a square of the candidates."""
+        model, _, requests = RANKERS[name]()
+        part = model.host if name == "wide" else model
+        branch = part.branch
+        part.branch = None
+        del part.branch
+        part.branch = lambda rows: branch(rows).squeeze(1)
+        with pytest.raises(ValueError, match="branch logits must have shape"):
+            model.rank(requests)
+
     @pytest.mark.parametrize(
         ("changed", "told"),
         [
@@ -178,10 +199,6 @@ class TestErrors:
             (
                 {"candidates": hosts.jagged({"user": [[1], [2], [3]]})},
                 r"candidates must not repeat features of the request, got \['user'\]",
-            ),
-            (
-                {"features": hosts.jagged({"user": [[1], [2]]}, weights=torch.ones(2))},
-                "features must have no weights, got some",
             ),
         ],
     )
