@@ -89,7 +89,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
     Returns:
         HTML.
     """
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    rows = list(rows)
+    # a name stands over its cells: left over words, right over figures
+    kinds = ["", *(_heads_words([row[at] for row in rows]) for at in range(1, len(header)))]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>'
+        for kind, name in zip(kinds, header, strict=True)
+    )
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>\n' for name, *cells in rows
     )
@@ -98,3 +104,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
         f"<table><caption>{escape(caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
+
+
+def _heads_words(cells: Sequence[str]) -> str:
+    return ' class="text"' if cells and all('<td class="text"' in cell for cell in cells) else ""

@@ -51,6 +51,13 @@ def test_cells_are_html():
     assert '<th scope="row">x</th>' in html
 
 
+def test_a_name_stands_over_its_cells():
+    rows = [["x", '<td class="text">w</td>', "<td>1</td>"], ["y", "<td>–</td>", "<td>2</td>"]]
+    assert 'class="text">words' not in table(["a", "words", "n"], rows, "")  # one cell is a figure
+    html = table(["a", "words", "n"], rows[:1], "")
+    assert '<th scope="col" class="text">words</th><th scope="col">n</th>' in html
+
+
 def test_no_cards():
     assert cards([]) == ""
 
