@@ -73,6 +73,12 @@ def test_train_distributed(capsys):
     assert aucs[-1] > aucs[0] + 0.05
 
 
+def test_plain_and_hybrid_dlrm(capsys):
+    plain, hybrid = run("plain_dlrm.py"), run("hybrid_dlrm.py")
+    assert "step 30: loss" in capsys.readouterr().out
+    assert hybrid[-1] < plain[-1] - 0.2
+
+
 def test_shard_with_cache(capsys):
     found = run("shard_with_cache.py")
     assert "fused_uvm_caching" in capsys.readouterr().out

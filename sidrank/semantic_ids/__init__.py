@@ -23,6 +23,7 @@ from sidrank.semantic_ids.lookup import SIDLookup
 from sidrank.semantic_ids.neighbours import neighbour_recall, query_recalls
 from sidrank.semantic_ids.purity import SIDPurity, prefix_purity, v_measure
 from sidrank.semantic_ids.quality import SIDQuality, quality
+from sidrank.semantic_ids.sid_embedding import SIDEmbedding
 from sidrank.semantic_ids.spec import SIDSpec
 from sidrank.semantic_ids.table import SIDTable, SIDVersionError
 from sidrank.semantic_ids.tokenizer import FittedTokenizer
@@ -44,6 +45,7 @@ __all__ = [
     "Resolution",
     "SIDBundle",
     "SIDDrift",
+    "SIDEmbedding",
     "SIDLookup",
     "SIDPurity",
     "SIDQuality",

@@ -6,7 +6,7 @@ checkpoint: they are public. ``masks`` says which arguments a mask covers, ``can
 candidates on axis 1. Constants are made once, so that building on the meta device finds real ones.
 """
 
-from tests.laws import encoders, layers, losses, sequences, situations, towers
+from tests.laws import encoders, layers, losses, semantic_ids, sequences, situations, towers
 
-ROOMS = [layers, losses, sequences, encoders, towers, situations]
+ROOMS = [layers, semantic_ids, losses, sequences, encoders, towers, situations]
 CASES = [case for room in ROOMS for case in room.CASES]
