@@ -6,15 +6,23 @@ would not be missed.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection, KeyedJaggedTensor
-from torchrec.models.dlrm import DLRM
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 
+from benchmarks.candidate_compression import compressed
+from benchmarks.candidate_dlrms import DLRMS
+from benchmarks.candidate_requests import (
+    DENSE,
+    ITEMS,
+    SMALL,
+    USERS,
+    Draw,
+    Ranker,
+    codes,
+    moved,
+)
 from sidrank.embeddings import (
     HybridEmbeddingBagCollection,
     MemorizationBranch,
@@ -24,7 +32,6 @@ from sidrank.embeddings import (
 )
 from sidrank.layers import ConvexGate, SoftDiscretization
 from sidrank.models import (
-    DLRMRanking,
     ItemBehaviours,
     SIDBehaviours,
     SIDRanker,
@@ -32,47 +39,14 @@ from sidrank.models import (
     SituationCTR,
     TokenFormer,
 )
-from sidrank.semantic_ids import SIDLookup, SIDSpec, SIDTable
 from sidrank.sequences import InterestAlignment
 from sidrank.sequences.bfts import BFTSEncoder
-from sidrank.serving import Ranks
 from sidrank.towers.situation_fields import SituationFields
 from sidrank.towers.situation_tower import SituationTower
 
 __all__ = ["RANKERS", "Ranker"]
 
-ITEMS, USERS, SMALL, DENSE = 100_000, 100_000, 1000, 13
 CONTEXT = tuple(f"context_{place}" for place in range(6))
-SPEC = SIDSpec((256, 256, 256))
-Rows = Callable[[Tensor, KeyedJaggedTensor], Tensor]
-Host = TypeVar("Host", bound=nn.Module)
-
-
-class Ranker(NamedTuple):
-    """A model, how it scores rows, and requests for it."""
-
-    model: Ranks
-    """Scores requests."""
-    rows: Rows
-    """Scores rows: dense features and sparse ones, to logits ``[N, 1]``."""
-    requests: Callable[[int, int], RankingRequests]
-    """One request, from a number of candidates and a seed."""
-    said: str
-    """Its sizes, for the page."""
-
-
-def dlrm(length: int) -> Ranker:
-    """The history is a pooled feature with semantic IDs, as the item is."""
-    model = moved(
-        DLRM(
-            hybrid(width=32),
-            dense_in_features=DENSE,
-            dense_arch_layer_sizes=[128, 32],
-            over_arch_layer_sizes=[256, 128, 1],
-        )
-    )
-    said = "width 32, 9 fields, semantic IDs of item and pooled history, layers 256-128"
-    return Ranker(DLRMRanking(model).eval(), model, items_and_context(length), said)
 
 
 def sid_ranker(length: int) -> Ranker:
@@ -167,31 +141,12 @@ def situation_ctr(length: int) -> Ranker:
 
 
 RANKERS: dict[str, Callable[[int], Ranker]] = {
-    "hybrid DLRM": dlrm,
+    **DLRMS,
     "SIDRanker": sid_ranker,
     "TokenFormer": token_former,
     "SituationCTR": situation_ctr,
+    "compression tokens": compressed,
 }
-
-
-class Draw:
-    """Random ids."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = np.random.default_rng(seed)
-
-    def bag(self, number: int, rows: int) -> list[list[int]]:
-        return [self.generator.integers(0, rows, number).tolist()]
-
-    def each(self, number: int, rows: int) -> list[list[int]]:
-        return self.generator.integers(0, rows, (number, 1)).tolist()
-
-    def request(
-        self, asked: dict[str, list[list[int]]], own: dict[str, list[list[int]]]
-    ) -> RankingRequests:
-        dense = torch.from_numpy(self.generator.random((1, DENSE), np.float32))
-        counts = torch.tensor([len(next(iter(own.values())))])
-        return RankingRequests(dense, jagged(asked), jagged(own), counts)
 
 
 def items_and_context(length: int) -> Callable[[int, int], RankingRequests]:
@@ -218,11 +173,6 @@ def hybrid(width: int) -> HybridEmbeddingBagCollection:
     )
 
 
-def codes() -> SIDLookup:
-    drawn = np.random.default_rng(0).integers(0, 256, (ITEMS, len(SPEC.codebook_sizes)))
-    return SIDLookup(SIDTable(np.arange(ITEMS), drawn, spec=SPEC))
-
-
 def bags(sizes: dict[str, int], width: int) -> EmbeddingBagCollection:
     return EmbeddingBagCollection(
         tables=[
@@ -246,23 +196,3 @@ def sequences(sizes: dict[str, int], width: int) -> EmbeddingCollection:
             for name, rows in sizes.items()
         ]
     )
-
-
-def jagged(features: dict[str, list[list[int]]]) -> KeyedJaggedTensor:
-    bags_ = [bag for column in features.values() for bag in column]
-    return KeyedJaggedTensor(
-        keys=list(features),
-        values=torch.tensor([value for bag in bags_ for value in bag]),
-        lengths=torch.tensor([len(bag) for bag in bags_], dtype=torch.int32),
-    )
-
-
-def moved(model: Host) -> Host:
-    """No parameter is as it was born: tables and biases far, matrices near."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            fan = parameter.shape[1] if parameter.dim() == 2 else 100
-            parameter.add_(noise, alpha=0.6 * min(fan, 100) ** -0.5)
-    return model.eval()

@@ -28,6 +28,8 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import get_embedding_names_by_table
 
 from sidrank.embeddings import sid_expander
+from sidrank.embeddings.field_tables import FieldTables
+from sidrank.embeddings.sid_expander import SIDExpander
 from sidrank.embeddings.sid_features import SIDFeatures
 from sidrank.layers import ConvexGate, ResidualGate, ResolutionAttention
 
@@ -123,16 +125,18 @@ class HybridEmbeddingBagCollection(nn.Module):
         """Which features of a batch the vector of a host's feature is made of.
 
         Args:
-            name: Feature of the host.
+            name: Feature of the host, or a key of its output.
 
         Returns:
             The feature, those its SIDs are read from, and the statistics of its gate.
         """
+        host = self._hosts.get(name)
+        feature = name if host is None else name.removesuffix(f"@{host.name}")
         if name not in self.keys:
-            return [name]
+            return [feature]
         place = self.keys.index(name)
         gate = cast(ResidualGate, self.gates[place])
-        return [name, *self.expander.source_features(name), *gate.statistics]
+        return [feature, *self.expander.source_features(name), *gate.statistics]
 
     def is_weighted(self) -> bool:
         """Whether the batch carries a weight per id.
@@ -168,15 +172,65 @@ class HybridEmbeddingBagCollection(nn.Module):
         # Taken apart once: each split costs a full-width tensor in the backward pass.
         columns = _columns(self.ebc(expanded))
         values = {key: columns[key] for key in self._widths}
-        for index, (key, fusion, gate) in enumerate(
-            zip(self.keys, self.fusions, self.gates, strict=True)
-        ):
+        for index, key in enumerate(self.keys):
             names = self._sid_features[index]
-            sid = fusion(torch.stack([columns[name] for name in names], dim=1))
-            statistics = _statistics(expanded, cast(ResidualGate, gate).statistics)
+            resolutions = torch.stack([columns[name] for name in names], dim=1)
             present = _present(expanded, names[0])
-            values[key] = gate(columns[key], sid, statistics, present)
+            values[key] = self._mixed(index, columns[key], resolutions, expanded, present)
         return _keyed_tensor(list(self._widths), list(self._widths.values()), list(values.values()))
+
+    def fields(self, features: KeyedJaggedTensor, names: Sequence[str]) -> list[Tensor]:
+        """Look some fields up, as :meth:`forward` does, without the cost of the others.
+
+        Args:
+            features: A batch that holds the features of these fields; others may be missing.
+            names: Keys of the host's output.
+
+        Returns:
+            Pooled embeddings of each, shape ``[B, D]``.
+
+        Raises:
+            TypeError: If fields cannot be had one by one: the collection is sharded or quantised,
+                or other features than those of a ``SIDExpander`` stand before it.
+            ValueError: If a feature is missing.
+        """
+        if not self.has_fields_apart():
+            raise TypeError(
+                "fields must be looked up in an EmbeddingBagCollection behind a SIDExpander,"
+                f" got {type(self.ebc).__name__} behind {type(self.expander).__name__}"
+            )
+        tables = FieldTables(self.ebc)
+        found = tables.look_up(names, features)
+        for place, name in enumerate(names):
+            if name in self.keys:
+                index = self.keys.index(name)
+                rows, bag = cast(SIDExpander, self.expander).rows(features, name)
+                sid = tables.look_up_rows(self._sid_features[index], rows, bag)
+                present = bag.lengths() > 0
+                resolutions = torch.stack(sid, dim=1)
+                found[place] = self._mixed(index, found[place], resolutions, features, present)
+        return found
+
+    def has_fields_apart(self) -> bool:
+        """Whether :meth:`fields` can serve: no collection of tables has been exchanged.
+
+        Returns:
+            As it says.
+        """
+        return type(self.ebc) is EmbeddingBagCollection and isinstance(self.expander, SIDExpander)
+
+    def _mixed(
+        self,
+        index: int,
+        hid: Tensor,
+        resolutions: Tensor,
+        features: KeyedJaggedTensor,
+        present: Tensor,
+    ) -> Tensor:
+        """What fusion and gate of a key make of its embeddings."""
+        gate = self.gates[index]
+        statistics = _statistics(features, cast(ResidualGate, gate).statistics)
+        return gate(hid, self.fusions[index](resolutions), statistics, present)
 
     def _check_gates(
         self,

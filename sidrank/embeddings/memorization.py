@@ -85,6 +85,20 @@ class MemorizationBranch(nn.Module):
         )
         self.deep = deep
 
+    def source_features(self) -> list[str] | None:
+        """Which features of a batch it reads.
+
+        Returns:
+            Their names, each once; None if its deep side does not say.
+        """
+        read = _read(self.expander)
+        if self.deep is not None:
+            deep = getattr(self.deep, "source_features", lambda: None)()
+            if deep is None:
+                return None
+            read += deep
+        return list(dict.fromkeys(read))
+
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         """The branch's share of the logit.
 
@@ -172,6 +186,14 @@ class GeneralizationBranch(nn.Module):
             nn.Linear(width, hidden, device=device), nn.SiLU(), _Silent(hidden, 1, device=device)
         )
 
+    def source_features(self) -> list[str]:
+        """Which features of a batch it reads.
+
+        Returns:
+            Their names, each once.
+        """
+        return list(dict.fromkeys(_read(self.expander)))
+
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         """The branch's share of the logit.
 
@@ -237,6 +259,10 @@ class WideAndDeep(nn.Module):
         """
         deep = _check.shape(self.host(dense_features, sparse_features), "host logits", [-1, 1])
         return deep + _check.shape(self.branch(sparse_features), "branch logits", [-1, 1])
+
+
+def _read(expander: SIDFeatures) -> list[str]:
+    return [name for key in expander.keys for name in expander.source_features(key)]
 
 
 @torch.fx.wrap

@@ -62,6 +62,14 @@ class RankingRequests(NamedTuple):
         places = torch.arange(self.counts.shape[0], device=self.counts.device)
         return places.repeat_interleave(self.counts, output_size=self.candidates.stride())
 
+    def most(self) -> int:
+        """Candidates of the request that has the most.
+
+        Returns:
+            How many; 1 where none has any.
+        """
+        return max(int(self.counts.max()), 1)
+
     def chosen(self, requests: Tensor, candidates: Tensor, counts: Tensor) -> "RankingRequests":
         """Some requests with some of their candidates.
 
@@ -80,16 +88,24 @@ class RankingRequests(NamedTuple):
             counts,
         )
 
-    def pointwise(self) -> tuple[Tensor, KeyedJaggedTensor]:
+    def pointwise(self, keys: Sequence[str] | None = None) -> tuple[Tensor, KeyedJaggedTensor]:
         """A row a candidate: the request's features, again for each, and its own.
 
+        Args:
+            keys: The sparse features that are wanted; None for all.
+
         Returns:
-            Dense features ``[N, D]`` and all sparse features, ``N`` rows.
+            Dense features ``[N, D]`` and sparse features, ``N`` rows.
         """
         owner = self.owner()
-        return self.dense[owner], _beside(
-            _request_rows.rows_of(self.features, owner), self.candidates
-        )
+        if keys is None:
+            again = _request_rows.rows_of(self.features, owner)
+            return self.dense[owner], _beside(again, self.candidates)
+        features, candidates = _chosen(self.features, keys), _chosen(self.candidates, keys)
+        if features is None:
+            return self.dense[owner], self.candidates if candidates is None else candidates
+        again = _request_rows.rows_of(features, owner)
+        return self.dense[owner], again if candidates is None else _beside(again, candidates)
 
     def together(self, keys: Sequence[str]) -> KeyedJaggedTensor:
         """A row a request: its features, and some features of its candidates, a bag each.
@@ -136,6 +152,11 @@ class RankingRequests(NamedTuple):
             All sparse features, ``N`` rows.
         """
         return _beside(_empty(self.features, self.candidates.stride()), self.candidates)
+
+
+def _chosen(features: KeyedJaggedTensor, keys: Sequence[str]) -> KeyedJaggedTensor | None:
+    places = [place for place, key in enumerate(features.keys()) if key in keys]
+    return _unweighted(features).permute(places) if places else None
 
 
 def _empty(like: KeyedJaggedTensor, rows: int) -> KeyedJaggedTensor:

@@ -228,16 +228,32 @@ class SIDExpander(nn.Module):
         names: list[str] = []
         ids: list[Tensor] = []
         bags: list[JaggedTensor] = []
-        for key, source in zip(self.keys, self.sources, strict=True):
-            codes, bag = source(features)
+        for key in self.keys:
+            rows, bag = self.rows(features, key)
             names.extend(self.feature_names(key))
-            if self.mode == "bpe":
-                bags.append(unit_bags.unit_bag(codes, bag))
-                ids.append(bags[-1].values().unsqueeze(0))
-            else:
-                bags.append(bag)
-                ids.append(self._ids(codes))
+            ids.append(rows)
+            bags.append(bag)
         return _feature_rows.append(features, names, ids, bags)
+
+    def rows(self, features: KeyedJaggedTensor, key: str) -> tuple[Tensor, JaggedTensor]:
+        """Table rows of one item feature, as they go into its new features.
+
+        Args:
+            features: The batch; only the source of this key must be there.
+            key: One of ``keys``.
+
+        Returns:
+            Rows of each of ``feature_names(key)``, int64 ``[R, n]``, and the bags they are in.
+
+        Raises:
+            ValueError: If the source's feature is missing or not integer, or if the batch size
+                varies by feature.
+        """
+        codes, bag = self.sources[self.keys.index(key)](features)
+        if self.mode == "bpe":
+            units = unit_bags.unit_bag(codes, bag)
+            return units.values().unsqueeze(0), units
+        return self._ids(codes), bag
 
     def _ids(self, codes: Tensor) -> Tensor:
         """Table rows of each code tuple, int64 ``[R, n]``."""

@@ -133,12 +133,13 @@ class SIDReplacement(nn.Module):
         """Which features of a batch the vector of a host's feature is made of.
 
         Args:
-            name: Feature of the host.
+            name: Feature of the host, or a key of its output.
 
         Returns:
             The feature, and those its SIDs or its content are read from.
         """
-        read = [name]
+        host = self._hosts.get(name)
+        read = [name if host is None else name.removesuffix(f"@{host.name}")]
         if self.expander is not None and name in self.keys:
             read += self.expander.source_features(name)
         if name in self.content_keys:

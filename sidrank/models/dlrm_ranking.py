@@ -18,9 +18,8 @@ from typing import cast
 from torch import Tensor, nn
 from torchrec.models.dlrm import DLRM
 
-from sidrank import _check
 from sidrank.embeddings import RankingRequests, WideAndDeep
-from sidrank.models import _candidate_fields
+from sidrank.models import _candidate_fields, _candidate_interactions
 
 __all__ = ["DLRMRanking"]
 
@@ -87,11 +86,10 @@ class DLRMRanking(nn.Module):
         """
         wide = self.host if isinstance(self.host, WideAndDeep) else None
         dlrm = cast(DLRM, self.host if wide is None else wide.host)
-        dense = dlrm.dense_arch(requests.dense)[requests.owner()]
+        dense = dlrm.dense_arch(requests.dense)
         collection = dlrm.sparse_arch.embedding_bag_collection
-        fields = _candidate_fields.both(collection, requests, dense.shape[1])
-        logits = dlrm.over_arch(dlrm.inter_arch(dense, fields))
+        sides = _candidate_fields.sides(collection, requests, dense.shape[1])
+        logits = _candidate_interactions.interacted(dlrm, dense, sides, requests.owner())
         if wide is None:
             return logits
-        rows = requests.pointwise()[1]
-        return logits + _check.shape(wide.branch(rows), "branch logits", [-1, 1])
+        return logits + _candidate_fields.branch_logits(wide.branch, requests)

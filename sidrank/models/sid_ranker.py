@@ -143,7 +143,8 @@ class SIDRanker(nn.Module):
         Raises:
             ValueError: If the features of one field belong to both sides.
         """
-        fields = _candidate_fields.both(self.embeddings, requests, self.dim)
+        owner = requests.owner()
+        fields = _candidate_fields.sides(self.embeddings, requests, self.dim).rows(owner)
         room = _candidate_fields.most(requests)
         features = requests.together(self.behaviours.target_features)
         target, history, mask = self.behaviours.read(features, room)
@@ -151,12 +152,11 @@ class SIDRanker(nn.Module):
         read = self.attention.attention(target, history, mask)
         read = _candidate_fields.unpadded(read, requests).unsqueeze(1)
         fit = _candidate_fields.unpadded(self._fit(target, history, mask), requests)
-        dense = self.bottom(requests.dense)[requests.owner()]
+        dense = self.bottom(requests.dense)[owner]
         logits = self._logits(dense, fields, read, fit)
         if self.branch is None:
             return logits
-        rows = requests.pointwise()[1]
-        return logits + _check.shape(self.branch(rows), "branch logits", [-1, 1])
+        return logits + _candidate_fields.branch_logits(self.branch, requests)
 
     def _fit(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         sid = self.behaviours.id_dim  # where the codes begin

@@ -11,7 +11,8 @@ Shapes: ``R`` requests, ``N`` candidates of all of them, ``M`` tasks.
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,11 +37,20 @@ class Ranks(Protocol):
         ...
 
 
+@runtime_checkable
+class _Pins(Protocol):
+    """What may be another ranker at the next call, unless it is held."""
+
+    def pin(self) -> AbstractContextManager[Ranks]: ...
+
+
 class CandidateScorer:
     """Scores any number of requests with any numbers of candidates.
 
     Args:
-        model: The ranker, in evaluation mode where it has modes.
+        model: The ranker, in evaluation mode where it has modes; or
+            :class:`~sidrank.serving.Versions` of one: each call of :meth:`score` is then answered
+            by one version, though it may need several calls of the model.
         most_candidates: Candidates in one call of the model, padding included.
 
     Raises:
@@ -85,6 +95,11 @@ class CandidateScorer:
                 give a row a candidate.
         """
         _check_fit(requests)
+        held = self.model.pin() if isinstance(self.model, _Pins) else nullcontext(self.model)
+        with held as model:
+            return self._score(model, requests)
+
+    def _score(self, model: Ranks, requests: RankingRequests) -> list[Tensor]:
         counts = requests.counts.tolist()
         starts = (requests.counts.cumsum(0) - requests.counts).tolist()
         spots = torch.arange(requests.candidates.stride(), device=requests.counts.device)
@@ -92,16 +107,18 @@ class CandidateScorer:
         width = 1
         for group in self._groups(counts):
             places = [at for at, _, _ in group]
-            asked = torch.tensor(places, device=spots.device)
-            index = torch.cat(
-                [spots[starts[at] + first : starts[at] + end] for at, first, end in group]
-            )
             sizes = [end - first for _, first, end in group]
-            some = requests.chosen(asked, index, requests.counts.new_tensor(sizes))
-            logits = self.model.rank(some)
-            if logits.dim() != 2 or logits.shape[0] != len(index):
+            some = requests
+            if sizes != counts:  # else all of them, in their order
+                asked = torch.tensor(places, device=spots.device)
+                index = torch.cat(
+                    [spots[starts[at] + first : starts[at] + end] for at, first, end in group]
+                )
+                some = requests.chosen(asked, index, requests.counts.new_tensor(sizes))
+            logits = model.rank(some)
+            if logits.dim() != 2 or logits.shape[0] != sum(sizes):
                 raise ValueError(
-                    f"model must give logits of shape [{len(index)}, M], got {list(logits.shape)}"
+                    f"model must give logits of shape [{sum(sizes)}, M], got {list(logits.shape)}"
                 )
             width = logits.shape[1]
             for place, part in zip(places, logits.split(sizes), strict=True):
