@@ -101,6 +101,8 @@ claims: $(PEERS)
 	$(BIN)/python -m benchmarks.movielens_peers
 	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.tiered_exact
 	$(BIN)/python -m benchmarks.kill_drill
+	$(BIN)/python -m benchmarks.train_drill
+	$(BIN)/python -m benchmarks.reshard_matrix
 	$(BIN)/python -m benchmarks.situations --choose
 	$(BIN)/python -m benchmarks.situations
 	$(STUDY)_compression.json --users 1000 --settings long_brief movielens_per_user \

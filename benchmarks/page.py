@@ -8,7 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hyformer_pages, miss_ratio_pages, tiered_pages, token_former_pages
+from benchmarks import (
+    hyformer_pages,
+    miss_ratio_pages,
+    tiered_pages,
+    token_former_pages,
+    train_drill_pages,
+)
 from benchmarks.compression_pages import compression_study, compression_tokens
 from benchmarks.din_pages import deadlines, din
 from benchmarks.embedding_pages import sid_expansion
@@ -248,6 +254,8 @@ FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "hyformer_study": ("sequence_study_hyformer", hyformer_pages.hyformer),
     "instance_arms": ("sequence_study_instance", instance_arms),
     "movielens_peers": ("movielens_peers", movielens_peers),
+    "train_drill": ("train_drill", train_drill_pages.train_drill),
+    "reshard_matrix": ("reshard_matrix", train_drill_pages.reshard_matrix),
     "cache_division": ("miss_ratio", miss_ratio_pages.division),
     "kill_drill": ("kill_drill", kill_drill),
     "look_ahead": ("look_ahead", tiered_pages.look_ahead),

@@ -3,6 +3,7 @@
 from sidrank.data.as_of import AsOfLog
 from sidrank.data.columns import Batch, Text, TextIndex
 from sidrank.data.exposure_statistics import ExposureStatistics, refuse_future_statistics
+from sidrank.data.exposure_stream import ExposureStream
 from sidrank.data.movielens import MovieLens, find_recbole_files, read_movielens
 from sidrank.data.planted import PlantedLog, PlantedSettings, plant_log
 from sidrank.data.planted_deadlines import DeadlineSettings, PlantedDeadlines, plant_deadlines
@@ -22,6 +23,7 @@ __all__ = [
     "Batch",
     "DeadlineSettings",
     "ExposureStatistics",
+    "ExposureStream",
     "MovieLens",
     "PlantedDeadlines",
     "PlantedLog",

@@ -12,6 +12,7 @@ from sidrank.sharding.planning import CachePlan, RankBytes, TablePlan, plan_cach
 from sidrank.sharding.proposers import BoundedProposer
 from sidrank.sharding.remedies import Cluster, Remedy, plan_specs, remedies
 from sidrank.sharding.table_specs import TableSpec
+from sidrank.sharding.training_checkpoints import TrainingCheckpoints
 from sidrank.sharding.verification import verify_pipeline, verify_plan
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "TablePlan",
     "TableSpec",
     "TraceCacheStatistics",
+    "TrainingCheckpoints",
     "UpstreamHazardWarning",
     "cache_groups",
     "cache_sharders",
