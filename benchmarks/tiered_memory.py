@@ -5,9 +5,17 @@ that counts the page cache too. Each way of training runs in a process of its ow
 
 - *ahead*: tiered, a twentieth of the rows in slots, fetched during the batch before;
 - *at the lookup*: the same, fetched when it is looked up;
-- *page cache*: no cache but the kernel's: the mapped file, ``MADV_RANDOM``, with the same
-  optimiser written in torch;
+- *page cache*: no cache but the kernel's, as it is ordinarily used: the mapped file with
+  ``MADV_RANDOM``, rows gathered and scattered by torch, with the same optimiser written in torch;
+- *page cache, 16 threads*: the same, but a batch is touched as `FileTier` does it, which tells
+  what the slots gain from what that gains;
 - *in memory*: TorchRec's fused table, which the limit should kill.
+
+All begin with nothing of the file in memory and see the same batches. Timed are the first steps,
+in which slots and page cache fill, and as many after a warm-up, when rows leave as fast as they
+come and pages have to be written as fast as they are read: what a job sees for the rest of its
+days. Means over steps, since the kernel writes pages in bursts; medians over rounds. Page faults
+that wait for the disk are counted beside the time, and depend less on what else the machine does.
 
 The limit is a memory cgroup, which has to be made and handed over by whoever owns the machine:
 
@@ -17,6 +25,7 @@ The limit is a memory cgroup, which has to be made and handed over by whoever ow
 
 import argparse
 import json
+import mmap
 import os
 import resource
 import statistics
@@ -28,6 +37,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchrec.optim
 from torch import Tensor, nn
@@ -44,7 +54,9 @@ from sidrank.cache.tiered import TieredEmbeddingBagCollection
 
 RESULTS = Path(__file__).parent / "results" / "tiered_memory.json"
 RATE, EPS = 0.01, 1e-8
-WAYS = ("ahead", "at the lookup", "page cache", "in memory")
+TIERED = ("ahead", "at the lookup")
+WAYS = (*TIERED, "page cache", "page cache, 16 threads", "in memory")
+PHASES = ("first", "steady")
 
 
 def main() -> None:
@@ -52,7 +64,8 @@ def main() -> None:
     parser.add_argument("--cgroup", type=Path, help="a memory cgroup that may be written")
     parser.add_argument("--limit-mib", type=int, default=1400)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=120, help="that are timed, twice")
+    parser.add_argument("--warm-up", type=int, default=160, help="steps before the steady ones")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -67,22 +80,34 @@ def main() -> None:
         print(f"skipped: {why}")
         return
     limit_file(options.cgroup).write_text(str(options.limit_mib << 20))
-    took: dict[str, list[float]] = {way: [] for way in WAYS}
-    resident: dict[str, int] = {}
+    file_of(options).close()  # made outside the limit, whoever comes first
+    rounds: list[dict[str, dict[str, Any]]] = []
     killed: dict[str, bool] = {}
     for turn in range(options.rounds):
+        rounds.append({})
         for way in WAYS:
             if killed.get(way):
                 continue
             outcome = in_a_process(way)
             killed[way] = outcome is None
             if outcome is not None:
-                took[way].append(outcome["seconds_per_step"])
-                resident[way] = max(resident.get(way, 0), outcome["resident_mib"])
+                rounds[-1][way] = outcome
             print(turn, way, outcome, flush=True)
+        options.out.write_text(json.dumps(report_of(options, rounds, killed), indent=2) + "\n")
     path_of(options).unlink()
-    seconds = {way: statistics.median(values) for way, values in took.items() if values}
-    report = {
+
+
+def report_of(
+    options: argparse.Namespace,
+    rounds: list[dict[str, dict[str, Any]]],
+    killed: dict[str, bool],
+) -> dict[str, Any]:
+    survivors = [way for way in WAYS if not killed[way]]
+
+    def ratio(phase: str, way: str, other: str) -> float:
+        return statistics.median(each[way][phase] / each[other][phase] for each in rounds)
+
+    return {
         "command": "python -m benchmarks.tiered_memory --cgroup DIRECTORY",
         "limit_mib": options.limit_mib,
         "table_mib": options.rows * (DIM + 1) * 4 >> 20,
@@ -90,14 +115,33 @@ def main() -> None:
         "slots": options.rows // 20,
         "lookups": BAGS * PER_BAG,
         "steps": options.steps,
-        "rounds": options.rounds,
-        "milliseconds": {way: 1000 * value for way, value in seconds.items()},
-        "resident_mib": resident,
+        "warm_up": options.warm_up,
+        "rounds": len(rounds),
+        "processors": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "miss_rate": {phase: rounds[0]["ahead"]["miss_rate"][phase] for phase in PHASES},
+        "milliseconds": {
+            phase: {way: [1000 * each[way][phase] for each in rounds] for way in survivors}
+            for phase in PHASES
+        },
+        "page_faults": {
+            phase: {
+                way: statistics.median(each[way]["page_faults"][phase] for each in rounds)
+                for way in survivors
+            }
+            for phase in PHASES
+        },
+        "own_mib": {way: max(each[way]["own_mib"] for each in rounds) for way in survivors},
         "killed": killed,
-        "ahead_over_page_cache": seconds["ahead"] / seconds["page cache"],
-        "ahead_over_at_the_lookup": seconds["ahead"] / seconds["at the lookup"],
+        "ratios": {
+            phase: {
+                "ahead / page cache": ratio(phase, "ahead", "page cache"),
+                "ahead / page cache, 16 threads": ratio(phase, "ahead", "page cache, 16 threads"),
+                "ahead / at the lookup": ratio(phase, "ahead", "at the lookup"),
+            }
+            for phase in PHASES
+        },
     }
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def limit_file(cgroup: Path) -> Path:
@@ -131,24 +175,78 @@ def in_a_process(way: str) -> dict[str, Any] | None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
-    examples = large_batches(options.steps, popularity(options.rows), seed=0)
+    last = options.warm_up + options.steps
+    examples = large_batches(last, popularity(options.rows), seed=0)
     ways: dict[str, Callable[[argparse.Namespace], Callable[[KeyedJaggedTensor], None]]] = {
-        "page cache": page_cache_step,
+        "page cache": lambda options: page_cache_step(MappedRows(path_of(options), options.rows)),
+        "page cache, 16 threads": lambda options: page_cache_step(file_of(options)),
         "in memory": in_memory_step,
     }
     loader: Iterable[KeyedJaggedTensor] = examples
+    collection: TieredEmbeddingBagCollection | None = None
     if options.way in ways:
         step = ways[options.way](options)
     else:
         step, collection = tiered_step(options)
         if options.way == "ahead":
             loader = LookAheadLoader(examples, [collection], depth=1)
-    start = time.perf_counter()
+    forget_pages(path_of(options))
+    timed = {"first": (0, options.steps), "steady": (options.warm_up, last)}
+    faults: list[int] = [page_faults()]
+    clock: list[float] = [time.perf_counter()]
+    missed: list[tuple[int, int]] = [(0, 0)]
     for example in loader:
         step(example)
-    seconds = (time.perf_counter() - start) / options.steps
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    return {"seconds_per_step": seconds, "resident_mib": most}
+        clock.append(time.perf_counter())
+        faults.append(page_faults())
+        traffic = None if collection is None else collection.traffic["t"]
+        missed.append((0, 0) if traffic is None else (traffic.misses, traffic.lookups))
+    outcome: dict[str, Any] = {"own_mib": own_mib(), "page_faults": {}}
+    for phase, (begin, end) in timed.items():
+        outcome[phase] = (clock[end] - clock[begin]) / options.steps
+        outcome["page_faults"][phase] = (faults[end] - faults[begin]) / options.steps
+    if collection is not None:
+        outcome["miss_rate"] = {
+            phase: (missed[end][0] - missed[begin][0]) / (missed[end][1] - missed[begin][1])
+            for phase, (begin, end) in timed.items()
+        }
+    return outcome
+
+
+def forget_pages(path: Path) -> None:
+    """Begin with nothing of the file in memory."""
+    file = os.open(path, os.O_RDWR)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+def page_faults() -> int:
+    """Of all threads so far, those that had to wait for the disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
+def own_mib() -> int:
+    """Memory of the process that is no file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) >> 10
+
+
+class MappedRows:
+    """The rows of a file, mapped and touched as torch does it."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        with path.open("r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0)
+        mapped.madvise(mmap.MADV_RANDOM)
+        numbers = np.frombuffer(mapped, dtype=np.float32, count=rows * (DIM + 1), offset=4096)
+        self.table = torch.from_numpy(numbers).view(rows, DIM + 1)
+
+    def read(self, rows: Tensor, out: Tensor) -> None:
+        torch.index_select(self.table, 0, rows, out=out)
+
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        self.table[rows] = values
 
 
 def new_rows_of(start: int, stop: int) -> Tensor:
@@ -208,8 +306,7 @@ def in_memory_step(options: argparse.Namespace) -> Callable[[KeyedJaggedTensor],
     return step_of(lambda example: collection(example).values())
 
 
-def page_cache_step(options: argparse.Namespace) -> Callable[[KeyedJaggedTensor], None]:
-    tier = file_of(options)
+def page_cache_step(tier: MappedRows | FileTier) -> Callable[[KeyedJaggedTensor], None]:
     head, dense = head_of()
 
     def step(example: KeyedJaggedTensor) -> None:

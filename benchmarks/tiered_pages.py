@@ -1,5 +1,6 @@
 """Sections of the generated pages about tiered tables: what is known ahead, exactness and speed."""
 
+from statistics import median
 from typing import Any
 
 from benchmarks.tables import table
@@ -71,3 +72,42 @@ def tiered(report: dict[str, Any]) -> str:
     ]
     header = ["table", "ms a step", "least and most"]
     return f"## Tiered tables in time\n\n{text}\n\n{table(header, rows)}"
+
+
+def tiered_memory(report: dict[str, Any]) -> str:
+    """Milliseconds of a training step under a limit on memory that the table exceeds."""
+    killed = [way for way, was in report["killed"].items() if was]
+    steady, first = report["ratios"]["steady"], report["ratios"]["first"]
+    text = (
+        f"A table of {report['table_mib']:,} MiB in a file, under a limit of"
+        f" {report['limit_mib']:,} MiB that counts the page cache; {report['slots']:,} of"
+        f" {report['rows']:,} rows in slots, {report['lookups']:,} lookups a batch. Every way in a"
+        " process of its own, from a cold file, with the same batches; means over the first"
+        f" {report['steps']} steps, and over as many behind {report['warm_up']} steps of warm-up,"
+        f" when as many rows leave as come; medians of {report['rounds']} interleaved rounds. The"
+        f" load was {report['load']:.1f} on {report['processors']} processors at the end."
+        f" {report['miss_rate']['first']:.0%} of the rows missed at first and"
+        f" {report['miss_rate']['steady']:.0%} later. Killed by the limit:"
+        f" {', '.join(killed) or 'none'}.\n\n"
+        f"Fetched ahead, a steady step takes **{steady['ahead / page cache']:.2f}** times what it"
+        " takes to leave caching to the kernel, with the file mapped under ``MADV_RANDOM``"
+        f" ({first['ahead / page cache']:.2f} at first). The 16 threads that ask for pages at once"
+        " are part of that: given to the mapped file too, they leave a ratio of"
+        f" {steady['ahead / page cache, 16 threads']:.2f}"
+        f" ({first['ahead / page cache, 16 threads']:.2f} at first). Against fetching at the"
+        f" lookup it is {steady['ahead / at the lookup']:.2f}"
+        f" ({first['ahead / at the lookup']:.2f}): there is only the ranker's own time to hide the"
+        " disk's behind."
+    )
+    rows: list[list[str]] = []
+    for way, own in report["own_mib"].items():
+        cells = [way]
+        for phase in ("first", "steady"):
+            took = report["milliseconds"][phase][way]
+            cells.append(f"{median(took):.0f} ({min(took):.0f}-{max(took):.0f})")
+        faults = report["page_faults"]
+        cells += [f"{faults[phase][way]:,.0f}" for phase in ("first", "steady")]
+        rows.append([*cells, f"{own:,}"])
+    header = ["way", "ms a step, first", "steady", "pages waited for a step, first", "steady"]
+    header.append("MiB of its own")
+    return f"## A table larger than memory\n\n{text}\n\n{table(header, rows)}"

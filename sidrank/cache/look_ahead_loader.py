@@ -58,7 +58,7 @@ class LookAheadLoader(Generic[Batch]):
         >>> for batch in LookAheadLoader(batches, [collection], window=3):
         ...     collection(batch).values().sum().backward()
         >>> collection.traffic["t"]
-        Traffic(lookups=10, misses=6, evictions=2, written=2)
+        Traffic(lookups=10, misses=6, evictions=2, written=3)
     """
 
     def __init__(

@@ -104,6 +104,10 @@ class SlotMap:
         """The slots of ``rows``; -1 for a row that is not in the cache."""
         return self._slot_of[rows].astype(np.int64)
 
+    def pinned(self, slots: Integers) -> npt.NDArray[np.bool_]:
+        """Whether a batch in flight holds each of ``slots``."""
+        return self._pins[slots] > 0
+
     def require_room(self, rows: Integers) -> None:
         """Raise if ``rows`` do not fit beside what is pinned; changes nothing.
 

@@ -88,7 +88,7 @@ class TieredEmbeddingBagCollection(nn.Module):
         >>> for ids in ((1, 2), (2, 900), (7, 8)):
         ...     collection(batch(*ids)).values().sum().backward()
         >>> collection.traffic["item"]
-        Traffic(lookups=6, misses=5, evictions=2, written=2)
+        Traffic(lookups=6, misses=5, evictions=2, written=3)
         >>> collection(batch(1, 2, 3, 4))
         Traceback (most recent call last):
             ...

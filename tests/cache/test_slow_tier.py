@@ -1,6 +1,8 @@
 import fcntl
 import os
+import threading
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -125,6 +127,43 @@ class TestFile:
         again = FileTier(tmp_path / "rows", rows=2, width=1, fill=numbered)
         assert content(again) == [[0.0], [5.0]]
         assert again.path == tmp_path / "rows"
+
+    @pytest.mark.parametrize("count", [1, 64, 127, 128, 129, 1_000, 1_024, 1_025, 5_000])
+    def test_many_rows_go_to_their_places(self, tmp_path, count):
+        tier = FileTier(tmp_path / "rows", rows=6_000, width=2, fill=numbered)
+        rows = torch.randperm(6_000, generator=torch.Generator().manual_seed(count))[:count]
+        tier.write(rows, -1.0 - rows.float().unsqueeze(1).repeat(1, 2))
+        whole = numbered(0, 6_000)
+        whole[rows] = -1.0 - whole[rows]
+        assert content(tier) == whole.tolist()
+        assert content(tier, rows.tolist()) == whole[rows].tolist()
+
+    def test_many_pages_are_asked_for_at_once(self, tmp_path, monkeypatch):
+        tier = FileTier(tmp_path / "rows", rows=2_000, width=2, fill=numbered)
+        take, all_are_there = np.take, threading.Barrier(16, timeout=30)
+
+        def waits(*arguments, **more):
+            all_are_there.wait()
+            take(*arguments, **more)
+
+        monkeypatch.setattr(np, "take", waits)
+        assert content(tier) == numbered(0, 2_000).tolist()
+
+    def test_an_error_is_raised_when_nobody_copies_any_more(self, tmp_path, monkeypatch):
+        tier = FileTier(tmp_path / "rows", rows=2_000, width=2, fill=numbered)
+        take, failed, ended = np.take, threading.Event(), []
+
+        def fails(table, rows, **more):
+            if rows[0] == 0:
+                failed.set()
+                raise MemoryError("no memory")
+            failed.wait(30)
+            ended.append(take(table, rows, **more))
+
+        monkeypatch.setattr(np, "take", fails)
+        with pytest.raises(MemoryError, match="no memory"):
+            content(tier)
+        assert len(ended) == 15
 
     def test_lets_go_of_it_when_forgotten(self, tmp_path):
         for _ in range(2):
