@@ -103,6 +103,7 @@ claims: $(PEERS)
 	$(BIN)/python -m benchmarks.kill_drill
 	$(BIN)/python -m benchmarks.train_drill
 	$(BIN)/python -m benchmarks.reshard_matrix
+	$(BIN)/python -m benchmarks.serving_soak --minutes 20
 	$(BIN)/python -m benchmarks.situations --choose
 	$(BIN)/python -m benchmarks.situations
 	$(STUDY)_compression.json --users 1000 --settings long_brief movielens_per_user \

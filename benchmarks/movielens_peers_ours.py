@@ -1,7 +1,9 @@
 """Our rankers of the MovieLens study: one host, and ways to read what the user rated before.
 
-The host is a linear part over all one-hot ids and numbers, products of embeddings (FM) and two
-layers behind a ``GateNU`` that hears how much is known of user and item. What it reads of the past:
+The host is a linear part over all one-hot ids and numbers, products of embeddings (FM) and layers
+behind a ``GateNU`` that hears how much is known of user and item. The layers read every number
+that is not an entry of a vector through ``PiecewiseLinearEmbedding``, as trees read it: by where it
+falls. What the host reads of the past:
 
 * ``sidrank DIN``: ``sidrank.towers.DIN``, keys are item, semantic ID, genres, vector, stars, age;
 * ``sidrank SituationTower``: types are disliked and liked, situations stars, age and surprise, of
@@ -10,7 +12,8 @@ layers behind a ``GateNU`` that hears how much is known of user and item. What i
   four spaces that are not trained (the other surface's vector alone, with genres, its co-like part,
   genres alone). Nothing in it is trained, so its answers are found once for all rows;
 * ``sidrank host``: nothing;
-* ``null: stars dealt anew``: as the least squares, each user's stars shuffled among his items.
+* ``null: stars dealt anew``: as the least squares, each user's stars shuffled among his items;
+* ``control: numbers as they are``: as the least squares, the layers read numbers alone.
 
 Shapes: ``B`` rows, ``L`` past ratings, ``V`` items, ``D`` vector.
 """
@@ -24,16 +27,22 @@ from torch import Tensor, nn
 
 from benchmarks.movielens_peers_rows import Batch, PeerRows
 from sidrank.layers import GateNU, SoftDiscretization
+from sidrank.layers.piecewise_linear_encoding import (
+    PiecewiseLinearEmbedding,
+    PiecewiseLinearEncoding,
+)
 from sidrank.towers import DIN, SituationTower
 from sidrank.towers.least_squares import LeastSquaresRead
 
-__all__ = ["DEALT", "OURS", "Host", "Knobs", "least_squares"]
+__all__ = ["AS_THEY_ARE", "DEALT", "OURS", "Host", "Knobs", "least_squares"]
 
 _CO_LIKES = 32  # leading entries of the vectors, see ``sidrank.demo.item_vectors``
 _TOWER = 16
 _NEWEST = 20  # past ratings that the situation tower reads, for its time
 _kept: "weakref.WeakKeyDictionary[PeerRows, dict[bool, Tensor]]" = weakref.WeakKeyDictionary()
+_CURVE = 8  # width of a number's embedding
 DEALT = "null: stars dealt anew"
+AS_THEY_ARE = "control: numbers as they are"
 
 
 @dataclass(frozen=True)
@@ -64,18 +73,37 @@ class Knobs:
 class Host(nn.Module):
     """Linear, products and layers over what all rankers are given, and what a reader adds."""
 
-    def __init__(self, rows: PeerRows, knobs: Knobs, reader: nn.Module | None, out: int) -> None:
+    def __init__(
+        self,
+        rows: PeerRows,
+        knobs: Knobs,
+        *,
+        reader: nn.Module | None = None,
+        out: int = 0,
+        found: Tensor | None = None,
+        curves: bool = True,
+    ) -> None:
         super().__init__()
         self.names, self.reader = list(rows.ids), reader
         fields, width = [*self.names, "genres"], knobs.width
         self.tables = nn.ModuleDict({f: _table(rows.sizes[f], width) for f in fields})
         self.wide = nn.ModuleDict({f: _table(rows.sizes[f], 1, std=0.0) for f in fields})
-        numbers = rows.numbers.shape[1] + out
+        # what was found of the past once and for all are numbers like the others
+        self.numbers = rows.numbers if found is None else torch.cat([rows.numbers, found], dim=1)
+        numbers = self.numbers.shape[1] + out
         self.linear = nn.Linear(numbers, 1)
         nn.init.zeros_(self.linear.weight)
         self.known = [rows.names.index(n) for n in ("user_count", "item_count", "user_gap")]
-        layers: list[nn.Module] = []
         inputs = width * len(fields) + numbers
+        self.curves = None
+        if curves:
+            entries = [i for i, name in enumerate(rows.names) if name.startswith("vector_")]
+            self.curved = [i for i in range(self.numbers.shape[1]) if i not in entries]
+            learn = self.numbers[rows.parts["learn"]][:, self.curved]
+            encoding = PiecewiseLinearEncoding.of(learn)
+            self.curves = PiecewiseLinearEmbedding(encoding=encoding, dim=_CURVE)
+            inputs += _CURVE * len(self.curved)
+        layers: list[nn.Module] = []
         for units in knobs.hidden:
             layers += [nn.Linear(inputs, units), nn.PReLU(), nn.Dropout(knobs.dropout)]
             inputs = units
@@ -85,14 +113,17 @@ class Host(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         ids = {**batch.ids, "genres": batch.genres}
-        numbers = batch.numbers
+        numbers = self.numbers[batch.place]
+        parts: list[Tensor] = []
+        if self.curves is not None:
+            parts.append(self.curves(numbers[:, self.curved]).flatten(1))
         if self.reader is not None:
             numbers = torch.cat([numbers, self.reader(batch, self.tables)], dim=1)
         each = [_summed(self.tables[f], ids[f]) for f in (*self.names, "genres")]
         first = sum(_summed(self.wide[f], ids[f]).squeeze(1) for f in (*self.names, "genres"))
         x = torch.stack(each, dim=1)
         products = 0.5 * (x.sum(dim=1) ** 2 - (x**2).sum(dim=1)).sum(dim=1)
-        hidden = self.layers(torch.cat([x.flatten(1), numbers], dim=1))
+        hidden = self.layers(torch.cat([x.flatten(1), numbers, *parts], dim=1))
         deep = self.out(self.gate(hidden, batch.numbers[:, self.known])).squeeze(1)
         return self.linear(numbers).squeeze(1) + first + products + deep
 
@@ -162,17 +193,6 @@ class SituationReader(nn.Module):
         return self.tower(wanted, seen, situation, read, types, real, place, now)[0].squeeze(1)
 
 
-class LeastSquaresReader(nn.Module):
-    """Looks up what ``least_squares`` found."""
-
-    def __init__(self, rows: PeerRows, *, dealt: bool = False) -> None:
-        super().__init__()
-        self.found = least_squares(rows, dealt=dealt)
-
-    def forward(self, batch: Batch, tables: nn.ModuleDict) -> Tensor:
-        return self.found[batch.place]
-
-
 @torch.no_grad()
 def least_squares(rows: PeerRows, *, dealt: bool = False) -> Tensor:
     """Each row's fit of the user's past in four spaces: stars, likes and what is unknown.
@@ -236,21 +256,22 @@ def _summed(table: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _host(rows: PeerRows, knobs: Knobs) -> nn.Module:
-    return Host(rows, knobs, None, 0)
+    return Host(rows, knobs)
 
 
 def _din(rows: PeerRows, knobs: Knobs) -> nn.Module:
-    return Host(rows, knobs, DINReader(rows, knobs), _TOWER)
+    return Host(rows, knobs, reader=DINReader(rows, knobs), out=_TOWER)
 
 
 def _situation(rows: PeerRows, knobs: Knobs) -> nn.Module:
     reader = SituationReader(rows, knobs)
-    return Host(rows, knobs, reader, reader.tower.out_dim)
+    return Host(rows, knobs, reader=reader, out=reader.tower.out_dim)
 
 
-def _least_squares(rows: PeerRows, knobs: Knobs, *, dealt: bool = False) -> nn.Module:
-    reader = LeastSquaresReader(rows, dealt=dealt)
-    return Host(rows, knobs, reader, reader.found.shape[1])
+def _least_squares(
+    rows: PeerRows, knobs: Knobs, *, dealt: bool = False, curves: bool = True
+) -> nn.Module:
+    return Host(rows, knobs, found=least_squares(rows, dealt=dealt), curves=curves)
 
 
 OURS = {
@@ -259,4 +280,5 @@ OURS = {
     "sidrank SituationTower": _situation,
     "sidrank LeastSquaresRead": _least_squares,
     DEALT: partial(_least_squares, dealt=True),
+    AS_THEY_ARE: partial(_least_squares, curves=False),
 }

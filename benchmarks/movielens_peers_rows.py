@@ -2,7 +2,7 @@
 
 Rows, splits and item vectors are the demo's (``sidrank.demo``), and so are ids, clock, genres and
 nine statistics; added are statistics of stars, of days and sittings and of the user in the
-semantic IDs of the item, the other surface's vector of the item as numbers, and the newest fifty
+semantic IDs of the item, the other surface's vector of the item as numbers, and the newest hundred
 items that the user rated, each with its stars and its age. A statistic or a history reads strictly
 earlier seconds only; the label of a row, and those of the same second, are in none.
 
@@ -29,7 +29,7 @@ from sidrank.demo.settings import VectorRecipe
 
 __all__ = ["PAST", "UNSEEN", "Batch", "PeerRows", "make_rows", "requests_of"]
 
-PAST = 50
+PAST = 100
 UNSEEN = 1
 SITTING = 1800  # seconds without a rating end a sitting
 LONGEST = 20  # rows of a request: a sitting is cut into runs of so many

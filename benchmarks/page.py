@@ -24,11 +24,13 @@ from benchmarks.listwise_pages import neural_ndcg
 from benchmarks.movielens_peers_pages import movielens_peers
 from benchmarks.planning_pages import planning
 from benchmarks.sequence_pages import token_former, windowed_attention
+from benchmarks.serving_export_pages import serving_export
 from benchmarks.serving_pages import candidate_scorer, row_stream
 from benchmarks.shootout_movielens_page import shootout_movielens
 from benchmarks.shootout_page import shootout
 from benchmarks.shootout_why_page import alignment_stage_page, gate_page
 from benchmarks.situation_pages import situations
+from benchmarks.soak_pages import serving_soak, version_swap
 from benchmarks.sparse_pages import evolutionary_attention, sparse_study
 from benchmarks.tables import table
 from benchmarks.tokenizer_pages import (
@@ -236,6 +238,9 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "neural_ndcg": neural_ndcg,
     "candidate_scorer": candidate_scorer,
     "row_stream": row_stream,
+    "serving_export": serving_export,
+    "serving_soak": serving_soak,
+    "version_swap": version_swap,
 }
 
 

@@ -79,6 +79,23 @@ def test_plain_and_hybrid_dlrm(capsys):
     assert hybrid[-1] < plain[-1] - 0.2
 
 
+def test_export_and_serve(capsys):
+    found = run("export_and_serve.py")
+    assert "refused: " in capsys.readouterr().out
+    assert found["refused"] == 1.0
+    assert found["in Python"] > 0.8
+    for form in ("exported", "with int8 tables"):
+        assert abs(found[form] - found["in Python"]) < 5e-4
+
+
+def test_serve_while_training(capsys):
+    found = run("serve_while_training.py")
+    assert "rolled back to version 8" in capsys.readouterr().out
+    assert found["same"] and found["finite"]
+    assert found["living"] == [8, 9]
+    assert found["last"] > found["first"] + 0.08
+
+
 def test_shard_with_cache(capsys):
     found = run("shard_with_cache.py")
     assert "fused_uvm_caching" in capsys.readouterr().out

@@ -9,6 +9,10 @@ from sidrank.layers.gate_nu import GateNU
 from sidrank.layers.gates import ConvexGate, ResidualGate
 from sidrank.layers.gumbel_keep import GumbelKeep, keep_share
 from sidrank.layers.nlir import NLIR
+from sidrank.layers.piecewise_linear_encoding import (
+    PiecewiseLinearEmbedding,
+    PiecewiseLinearEncoding,
+)
 from sidrank.layers.rank_mixer import PerTokenFFN, PerTokenLinear, RankMixerBlock
 from sidrank.layers.resolution_attention import ResolutionAttention
 from sidrank.layers.rotary import RotaryEmbedding
@@ -34,6 +38,8 @@ __all__ = [
     "Memory",
     "PerTokenFFN",
     "PerTokenLinear",
+    "PiecewiseLinearEmbedding",
+    "PiecewiseLinearEncoding",
     "RankMixerBlock",
     "ResidualGate",
     "ResolutionAttention",

@@ -11,6 +11,8 @@ from sidrank.layers import (
     GateNU,
     PerTokenFFN,
     PerTokenLinear,
+    PiecewiseLinearEmbedding,
+    PiecewiseLinearEncoding,
     RankMixerBlock,
     ResidualGate,
     ResolutionAttention,
@@ -40,6 +42,7 @@ from tests.laws.case import (
     without_times,
 )
 
+BOUNDARIES = [[-1.0, 0.0, 2.0], [0.0, 1.0], [-2.0, -1.0, 0.5, 0.75]]
 MOE = "router hidden out bias load"
 
 
@@ -58,6 +61,18 @@ def self_attention():
 
 
 CASES = [
+    Case(
+        lambda: PiecewiseLinearEncoding(boundaries=BOUNDARIES),
+        lambda b: {"values": torch.randn(b, 3)},
+        "boundaries",
+    ),
+    Case(
+        lambda: PiecewiseLinearEmbedding(
+            encoding=PiecewiseLinearEncoding(boundaries=BOUNDARIES), dim=D
+        ),
+        lambda b: {"values": torch.randn(b, 3)},
+        "weight encoding.boundaries",
+    ),
     Case(
         lambda: ResidualGate(statistics=["shown", "liked"]),
         gate_inputs,
