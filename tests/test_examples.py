@@ -91,7 +91,8 @@ def test_export_and_serve(capsys):
 def test_serve_while_training(capsys):
     found = run("serve_while_training.py")
     assert "rolled back to version 8" in capsys.readouterr().out
-    assert found["same"] and found["finite"]
+    assert found["same"]
+    assert found["finite"]
     assert found["living"] == [8, 9]
     assert found["last"] > found["first"] + 0.08
 
