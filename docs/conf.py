@@ -29,6 +29,8 @@ nitpick_ignore_regex = [
     # what annotations name and nobody calls
     ("py:.*", r"sidrank\.cache\.(.*\.JaggedFeatures|.*\.TableConfig|.*\._Item|flight\.Pins)"),
     ("py:.*", r"sidrank\.(cache\.journal\.Journal|cache\..*\.Batch|data\.row_plan\.Block)"),
+    ("py:.*", r"sidrank\.(serving\._sid_growth\.Growth|serving\.row_pages\.RowView)"),
+    ("py:.*", r"sidrank\.cli\.compiler\.Compiler"),
     ("py:.*", r"(concurrent\..*|sidrank\..*\._Trace)"),
     ("py:.*", r"(Tensor|nn\.Module|Path|optional|tuple\[int)"),
 ]
