@@ -18,9 +18,10 @@ STREAM = json.loads(row_stream.RESULTS.read_text())
 
 @pytest.mark.parametrize("name", RANKERS)
 def test_a_request_is_scored_both_ways(name):
-    row = candidate_scorer.measure(name, 7, 12, rounds=1, ready=True)
+    length = 120 if name in candidate_scorer.COMPRESSED else 12  # the newest 100 stay as they are
+    row = candidate_scorer.measure(name, 7, length, rounds=1, whole=True)
     assert row["difference"] < 1e-5
-    assert set(row["milliseconds"]) == {"scorer", "pointwise", "ready"}
+    assert set(row["milliseconds"]) - {"layers"} == {"scorer", "pointwise", "ready"}
     assert row["ratio"] > 0
 
 
@@ -101,5 +102,9 @@ class TestCommitted:
 
     def test_the_page_tells_every_ranker_and_way(self):
         text = scorer_page(SCORER)
-        assert all(text.count(f"| {name} |") == 3 for name in RANKERS)
+        for name in RANKERS:
+            runs = sum(loop["ranker"] == name for loop in SCORER["loops"])
+            grown = 1 if name in candidate_scorer.COMPRESSED else 2
+            assert runs > 0
+            assert text.count(f"| {name} |") == 1 + runs + grown
         assert stream_page(STREAM).count("`RowStream`, shuffled") == 2
