@@ -267,6 +267,7 @@ FRAGMENTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "miss_ratio": ("miss_ratio", miss_ratio_pages.curves),
     "planning": ("planning", planning),
     "tiered": ("tiered", tiered_pages.tiered),
+    "tiered_memory": ("tiered_memory", tiered_pages.tiered_memory),
     "tiered_exact": ("tiered_exact", tiered_pages.tiered_exact),
     "parallel_heads": ("heads_and_fusion", parallel_heads),
     "shootout": ("shootout", shootout),
