@@ -93,7 +93,7 @@ class TestTorchOnlyRooms:
         sources = {
             name.removeprefix("sidrank.") for name in contracts["forbidden"]["source_modules"]
         }
-        assert sources == {"_check", *TORCH_ONLY_ROOMS}
+        assert sources == {"_check", "_disk", *TORCH_ONLY_ROOMS}
 
     def test_never_load_torchrec(self):
         code = (

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from sidrank.cache._disk import publish
+from sidrank._disk import publish
 from sidrank.cache._reuse import SEGMENTS, Sums, grid
 
 __all__ = ["Counted", "Shard", "read", "write"]

@@ -35,7 +35,7 @@ import torch
 import torch.distributed as dist
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from sidrank.cache._disk import lock, publish, remove_leftovers, sync_directory
+from sidrank._disk import lock, publish, remove_leftovers, sync
 from sidrank.cache.errors import CacheError
 from sidrank.cache.journal import HEADER_BYTES, Journal, JournaledTier, roll_back
 from sidrank.cache.slow_tier import FileTier, MemoryTier, SlowTier
@@ -325,7 +325,7 @@ class TieredCheckpoint:
         # what is undone last is deleted last: undoing may be cut off and start over
         for epoch in sorted((each for each in journals if each > self._epoch), reverse=True):
             journals.pop(epoch).unlink()
-            sync_directory(self._folder)
+            sync(self._folder)
         self._journal = self._new_journal(self._epoch)
         for tier in self._journaled.values():
             tier.follow(self._journal)

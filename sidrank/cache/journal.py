@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sidrank.cache._disk import publish, write_all
+from sidrank._disk import publish, write_all
 from sidrank.cache._row_checks import check_rows
 from sidrank.cache.errors import CacheError
 from sidrank.cache.slow_tier import SlowTier

@@ -40,7 +40,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sidrank.cache._disk import lock, remove_leftovers, scratch_path, sync_directory, write_all
+from sidrank._disk import lock, remove_leftovers, scratch_path, sync, write_all
 from sidrank.cache._row_checks import check_rows, check_sizes
 
 __all__ = ["FileTier", "Fill", "MemoryTier", "SlowTier"]
@@ -344,7 +344,7 @@ def _make(path: Path, rows: int, width: int, fill: Fill | None) -> None:
         raise
     finally:
         os.close(file)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def _header(rows: int, width: int, identity: str) -> bytes:

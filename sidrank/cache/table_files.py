@@ -19,7 +19,6 @@ Shapes: ``D`` width of a table.
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from sidrank.cache._disk import sync_directory, write_all
+from sidrank._disk import scratch_path, sync, write_all
 from sidrank.cache.row_optimizer import RowOptimizer
 from sidrank.cache.slow_tier import SlowTier
 from sidrank.cache.tiered import TieredEmbeddingBagCollection
@@ -82,7 +81,7 @@ def export_tables(
     collection.flush()
     rank = 0 if process_group is None else dist.get_rank(process_group)
     counts: list[Any] = [{table.name: table.num_embeddings for table in _tables(collection)}]
-    scratch: list[Any] = [final.parent / f".{final.name}.{secrets.token_hex(8)}.tmp"]
+    scratch: list[Any] = [scratch_path(final)]
     if process_group is not None:
         mine = counts[0]
         counts = [None] * dist.get_world_size(process_group)
@@ -102,9 +101,9 @@ def export_tables(
             _write(folder / name, header, collection, first)
         _wait(process_group)
         if rank == 0:
-            sync_directory(folder)
+            sync(folder)
             os.rename(folder, final)
-            sync_directory(final.parent)
+            sync(final.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

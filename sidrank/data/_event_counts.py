@@ -5,7 +5,6 @@ Shapes: ``M`` distinct pairs of item and time, ``S`` statistics.
 
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from sidrank._disk import scratch_path
 from sidrank.data._integer_columns import Ints
 
 __all__ = ["EventCounts", "added_up", "no_events", "read_counts", "write_counts"]
@@ -83,7 +83,7 @@ def write_counts(path: Path, events: EventCounts, state: dict[str, Any]) -> None
         OSError: If it cannot be written.
     """
     content = save(events._asdict(), metadata={_FORMAT: json.dumps(state)})
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    scratch = scratch_path(path)
     try:
         with scratch.open("xb") as file:
             file.write(content)

@@ -8,7 +8,6 @@ damage and mix-ups; they are no signature against someone who recomputes them.
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from sidrank._disk import scratch_path
 from sidrank.semantic_ids.bpe import SIDBPE
 from sidrank.semantic_ids.spec import SIDSpec
 from sidrank.semantic_ids.table import SIDVersionError
@@ -51,7 +51,7 @@ def save_bpe(path: str | os.PathLike[str], bpe: SIDBPE) -> None:
     }
     about["checksum"] = _digest(about)
     content = safetensors.numpy.save({"merges": bpe.merges}, metadata={"bpe": json.dumps(about)})
-    scratch = target.absolute().parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    scratch = scratch_path(target.absolute())
     try:
         with scratch.open("xb") as file:
             file.write(content)

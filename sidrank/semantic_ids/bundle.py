@@ -18,7 +18,6 @@ No file name is taken from the manifest, and nothing is unpickled.
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from sidrank._disk import scratch_path, sync
 from sidrank.semantic_ids.quality import SIDQuality
 from sidrank.semantic_ids.spec import SIDSpec
 from sidrank.semantic_ids.table import SIDTable, SIDVersionError
@@ -96,18 +96,18 @@ def save_bundle(
         table.version,
     ):
         raise ValueError(f"quality must be of table {table.content_hash}, got {quality.hash}")
-    scratch = target.absolute().parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    scratch = scratch_path(target.absolute())
     scratch.mkdir()
     try:
         _fill(scratch, table, tokenizer, quality)
-        _flush(scratch)
+        sync(scratch)
         try:
             scratch.rename(target)
         except OSError as error:
             if os.path.lexists(target):
                 raise ValueError(f"path must not exist yet, got {target}") from error
             raise
-        _flush(target.absolute().parent)
+        sync(target.absolute().parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -263,15 +263,6 @@ def _write(path: Path, content: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return _digest(content)
-
-
-def _flush(folder: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _canonical(manifest: dict[str, Any]) -> bytes:

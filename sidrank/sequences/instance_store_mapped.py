@@ -26,7 +26,6 @@ Shapes: ``n`` records.
 
 import json
 import os
-import secrets
 import zlib
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidrank._disk import lock, scratch_path, sync, write_all
 from sidrank.sequences._indexed_instances import IndexedInstances
 from sidrank.sequences._instance_packing import checksums, record
 from sidrank.sequences.instance_rows import InstanceSpec
@@ -87,10 +87,10 @@ class MappedInstanceStore(IndexedInstances):
         self._map: NDArray[np.void] = np.zeros(0, dtype=self._dtype)
         if not os.path.lexists(self._path):
             os.close(self._written(self._map))
-            _flush(self._path.parent)
+            sync(self._path.parent)
         self._file = os.open(self._path, os.O_RDWR)
         try:
-            _lock(self._file, self._path)
+            lock(self._file, self._path, "path")
             self._remove_leftovers()
             self._check_spec()
             self._load()
@@ -127,7 +127,7 @@ class MappedInstanceStore(IndexedInstances):
     def _append(self, rows: NDArray[np.void]) -> None:
         self._check_open()
         end = _HEADER + self._committed * self._dtype.itemsize
-        _write_all(self._file, rows.tobytes(), end)
+        write_all(self._file, rows.tobytes(), end)
         os.fsync(self._file)
         try:
             _commit(self._file, self._committed + len(rows))
@@ -143,20 +143,20 @@ class MappedInstanceStore(IndexedInstances):
         os.close(self._file)
         self._file, self._committed = file, len(slots)
         self._remap()
-        _flush(self._path.parent)
+        sync(self._path.parent)
 
     def _written(self, rows: NDArray[np.void], slots: NDArray[np.int64] | None = None) -> int:
         """Write a whole file under another name, then give it ours."""
-        scratch = self._path.parent / f".{self._path.name}.{secrets.token_hex(8)}.tmp"
+        scratch = scratch_path(self._path)
         file = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            _lock(file, scratch)
-            _write_all(file, _header(self._spec, self._dtype), 0)
+            lock(file, scratch, "path")
+            write_all(file, _header(self._spec, self._dtype), 0)
             places = np.arange(len(rows)) if slots is None else slots
             end = _HEADER
             for start in range(0, len(places), _BLOCK):
                 block = rows[places[start : start + _BLOCK]].tobytes()
-                _write_all(file, block, end)
+                write_all(file, block, end)
                 end += len(block)
             os.fsync(file)
             _commit(file, len(places))
@@ -235,29 +235,5 @@ def _header(spec: InstanceSpec, dtype: np.dtype[np.void]) -> bytes:
 
 
 def _commit(file: int, count: int) -> None:
-    _write_all(file, np.array([count, _MAX - count], dtype="<u8").tobytes(), _COMMIT)
+    write_all(file, np.array([count, _MAX - count], dtype="<u8").tobytes(), _COMMIT)
     os.fsync(file)
-
-
-def _write_all(file: int, content: bytes, offset: int) -> None:
-    rest = memoryview(content)
-    while rest:
-        done = os.pwrite(file, rest, offset)
-        rest, offset = rest[done:], offset + done
-
-
-def _flush(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _lock(file: int, path: Path) -> None:
-    import fcntl  # not on every system, and only needed here
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"path must not be open already, got {path}") from error

@@ -11,7 +11,6 @@ Shapes: see :class:`~sidrank.serving.Delta`.
 
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from sidrank._disk import scratch_path, sync
 from sidrank.serving._sid_growth import Growth
 from sidrank.serving.delta import ChangedRows, Delta
 
@@ -46,14 +46,14 @@ def save_delta(path: str | os.PathLike[str], delta: Delta) -> None:
     about = {"format": _FORMAT, "hash": delta.hash, "manifest": json.dumps(delta.manifest())}
     tensors = {name: tensor.contiguous() for name, tensor in delta.tensors().items()}
     content = safetensors.torch.save(tensors, metadata=about)
-    scratch = target.absolute().parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    scratch = scratch_path(target.absolute())
     try:
         with scratch.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         scratch.rename(target)
-        _flush(target.absolute().parent)
+        sync(target.absolute().parent)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
@@ -112,11 +112,3 @@ def _rest(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if strange:
         raise ValueError(f"a tensor {strange[0]!r} that the manifest does not tell of")
     return {name.removeprefix("whole/"): tensor for name, tensor in tensors.items()}
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

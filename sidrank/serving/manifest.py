@@ -13,11 +13,12 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+
+from sidrank._disk import scratch_path, sync
 
 __all__ = ["FORMAT", "MANIFEST", "new_folder", "read_manifest", "write_manifest"]
 
@@ -42,19 +43,19 @@ def new_folder(path: str | os.PathLike[str]) -> Generator[Path]:
     target = Path(path)
     if os.path.lexists(target):
         raise ValueError(f"folder must not exist yet, got {target}")
-    scratch = target.absolute().parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    scratch = scratch_path(target.absolute())
     scratch.mkdir()
     try:
         yield scratch
         for each in (*scratch.iterdir(), scratch):
-            _flush(each)
+            sync(each)
         try:
             scratch.rename(target)
         except OSError as error:
             if os.path.lexists(target):
                 raise ValueError(f"folder must not exist yet, got {target}") from error
             raise
-        _flush(target.absolute().parent)
+        sync(target.absolute().parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -121,14 +122,6 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _digest_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _canonical(told: dict[str, Any]) -> bytes:

@@ -40,6 +40,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
+from sidrank._disk import sync
 from sidrank.sharding._checkpoint_fit import Size, bear_state, require_fit, size_of
 from sidrank.sharding._together import on_all_ranks, on_first_rank
 
@@ -163,9 +164,9 @@ class TrainingCheckpoints:
             file.write(progress.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        _sync(place)
+        sync(place)
         place.rename(self.folder / place.name.removeprefix("writing-"))
-        _sync(self.folder)
+        sync(self.folder)
         for step in self._steps()[: -self.keep]:
             old = self._place(step)
             old.rename(old.with_name(f"deleting-{old.name}"))  # its name says that it is whole
@@ -248,12 +249,3 @@ def _read(place: Path, state: dict[str, Any]) -> None:
 
 def _causes(error: CheckpointException) -> str:
     return "; ".join(f"rank {rank}: {wrapped[0]!r}" for rank, wrapped in error.failures.items())
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the disk knows the names in a folder, for a cut of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

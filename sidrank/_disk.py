@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = ["lock", "publish", "remove_leftovers", "scratch_path", "sync_directory", "write_all"]
+__all__ = ["lock", "publish", "remove_leftovers", "scratch_path", "sync", "write_all"]
 
 
 def write_all(file: int, content: bytes | memoryview, offset: int) -> None:
@@ -24,11 +24,11 @@ def write_all(file: int, content: bytes | memoryview, offset: int) -> None:
         rest, offset = rest[done:], offset + done
 
 
-def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk.
+def sync(path: Path) -> None:
+    """Wait until the names in a directory, or the content of a file, are on the disk.
 
     Args:
-        path: The directory.
+        path: The directory, or the file.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -59,7 +59,7 @@ def publish(path: Path, parts: list[bytes | memoryview]) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def scratch_path(path: Path) -> Path:
