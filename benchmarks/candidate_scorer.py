@@ -195,6 +195,7 @@ def closed_loop(name: str, seconds: float, *, clients: int = 2) -> dict[str, Any
     worked: list[list[float]] = [[] for _ in range(clients)]
     gc.collect()
     gc.freeze()  # no collection walks through the model
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)  # a client is not kept waiting by the other's Python
     before, own = busy(), time.process_time()
     begin = time.perf_counter()
@@ -217,6 +218,7 @@ def closed_loop(name: str, seconds: float, *, clients: int = 2) -> dict[str, Any
     spent = time.perf_counter() - begin
     others = busy() - before - (time.process_time() - own)
     gc.unfreeze()
+    sys.setswitchinterval(interval)
     every = [one for client in taken for one in client]
     return {
         "ranker": name,

@@ -31,7 +31,7 @@ class DLRMRanking(nn.Module):
         host: The ranker.
 
     Raises:
-        TypeError: If it has not the parts of a DLRM.
+        TypeError: If it is no ``torchrec.models.dlrm.DLRM`` or a class of that family.
 
     Example:
         >>> import torch
@@ -55,9 +55,8 @@ class DLRMRanking(nn.Module):
     def __init__(self, host: nn.Module) -> None:
         super().__init__()
         deep = host.host if isinstance(host, WideAndDeep) else host
-        for part in ("sparse_arch", "dense_arch", "inter_arch", "over_arch"):
-            if not hasattr(deep, part):
-                raise TypeError(f"host must be a DLRM, got {type(deep).__name__} without {part}")
+        if not isinstance(deep, DLRM):
+            raise TypeError(f"host must be a DLRM, got {type(deep).__name__}")
         self.host = host
 
     def forward(self, dense_features: Tensor, sparse_features: object) -> Tensor:

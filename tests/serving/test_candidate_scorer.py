@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchrec import KeyedJaggedTensor
+from torchrec.models.deepfm import SimpleDeepFMNN
 
 from sidrank.embeddings import RankingRequests
 from sidrank.models import DLRMRanking
@@ -247,8 +248,13 @@ class TestErrors:
             model.rank(requests._replace(candidates=items))
 
     def test_not_a_dlrm(self):
-        with pytest.raises(TypeError, match="host must be a DLRM, got Linear without sparse_arch"):
+        with pytest.raises(TypeError, match="host must be a DLRM, got Linear"):
             DLRMRanking(torch.nn.Linear(2, 1))
+
+    def test_a_host_with_the_names_of_a_dlrm(self):
+        host = SimpleDeepFMNN(2, hosts.host_collection(), 8, 4)
+        with pytest.raises(TypeError, match="host must be a DLRM, got SimpleDeepFMNN"):
+            DLRMRanking(host)
 
 
 def test_requests_without_any_candidate():
