@@ -68,8 +68,20 @@ class SoftDiscretization(nn.Module):
         Returns:
             Shares that sum to one, shape ``[..., J]``.
         """
-        hidden = F.leaky_relu(self.hidden(values.unsqueeze(-1)))
-        return torch.softmax((self.head(hidden) + hidden) / self.temperature, dim=-1)
+        weights = self._weights(values)
+        return (weights / weights.sum(dim=0)).movedim(0, -1)
+
+    def lanes(self, values: Tensor) -> Tensor:
+        """Embed numbers, one lane of the vectors after the other.
+
+        Args:
+            values: Finite numbers of one scale, such as cosines, shape ``[...]``.
+
+        Returns:
+            Vectors, shape ``[D, ...]``.
+        """
+        weights = self._weights(values)
+        return torch.einsum("jd,j...->d...", self.vectors, weights).div_(weights.sum(dim=0))
 
     def forward(self, values: Tensor) -> Tensor:
         """Embed numbers.
@@ -80,4 +92,17 @@ class SoftDiscretization(nn.Module):
         Returns:
             Vectors, shape ``[..., D]``.
         """
-        return F.linear(self.shares(values), self.vectors.t())
+        return self.lanes(values).movedim(0, -1)
+
+    def _weights(self, values: Tensor) -> Tensor:
+        """The softmax before its division, ``[J, ...]``, the largest of a number's weights is 1.
+
+        Bins come first since they are few: operations run along the numbers, and in place.
+        """
+        line = torch.cat([self.hidden.weight, self.hidden.bias.unsqueeze(1)], dim=1)
+        points = torch.stack([values, torch.ones_like(values)])
+        hidden = F.leaky_relu(torch.einsum("jp,p...->j...", line, points), inplace=True)
+        same = torch.eye(self.head.out_features, dtype=line.dtype, device=line.device)
+        head = (self.head.weight + same) / self.temperature
+        logits = torch.einsum("jk,k...->j...", head, hidden)
+        return logits.sub_(logits.detach().amax(dim=0)).exp_()

@@ -71,11 +71,10 @@ class InterestAlignment(nn.Module):
         history = _check.shape(history, "history", [target.shape[0], -1, target.shape[2]])
         real = _padding.boolean(mask, "mask", [history.shape[0], history.shape[1]])
         cosines = unit(target) @ unit(_padding.zeroed(history, real)).transpose(1, 2)
-        embedded = self.discretization(cosines)
-        real = real.unsqueeze(1).unsqueeze(3)
-        count = real.sum(dim=2)
-        mean = embedded.masked_fill(~real, 0.0).sum(dim=2) / count.clamp(min=1)
+        embedded = self.discretization.lanes(cosines)  # [dim, B, C, L]
+        count, real = real.sum(dim=1, keepdim=True), real.unsqueeze(1)
+        mean = (embedded * real).sum(dim=3) / count.clamp(min=1)
         # one more behaviour at -inf: the largest of none is not defined
-        largest = F.pad(embedded.masked_fill(~real, -torch.inf), (0, 0, 0, 1), value=-torch.inf)
-        both = torch.cat([largest.amax(dim=2), mean], dim=2)
-        return torch.where(count > 0, both, self.default)
+        largest = F.pad(torch.where(real, embedded, -torch.inf), (0, 1), value=-torch.inf)
+        both = torch.cat([largest.amax(dim=3), mean]).movedim(0, -1)
+        return torch.where(count.unsqueeze(2) > 0, both, self.default)

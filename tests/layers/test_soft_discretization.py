@@ -7,6 +7,38 @@ from sidrank.layers import SoftDiscretization
 from sidrank.layers.cosine import unit
 
 
+def by_the_paper(embed, value):
+    """AutoDis, one number after the other."""
+    hidden = torch.nn.functional.leaky_relu(embed.hidden(value.reshape(1, 1)))[0]
+    logits = (embed.head.weight @ hidden + hidden) / embed.temperature
+    return torch.softmax(logits, dim=0) @ embed.vectors
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3), (2, 1, 4)])
+def test_equals_the_paper(shape):
+    embed = SoftDiscretization(dim=4, bins=7, temperature=0.3).double()
+    values = torch.randn(shape, dtype=torch.float64)
+    each = [by_the_paper(embed, value) for value in values.flatten()]
+    wanted = torch.stack(each) if each else torch.empty(0, 4, dtype=torch.float64)
+    torch.testing.assert_close(embed(values), wanted.view(*shape, 4))
+    torch.testing.assert_close(embed.lanes(values), wanted.view(*shape, 4).movedim(-1, 0))
+
+
+def test_gradient():
+    embed = SoftDiscretization(dim=3, bins=4).double()
+    values = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda values, *_: embed(values), (values, *embed.parameters()))
+
+
+def test_numbers_far_outside_of_the_scale_stay_finite():
+    embed = SoftDiscretization(dim=4, bins=7, temperature=1e-3)
+    values = torch.tensor([-1e6, 0.0, 1e6], requires_grad=True)
+    found = embed(values)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert values.grad.isfinite().all()
+
+
 def test_answer_lies_within_the_vectors():
     embed = SoftDiscretization(dim=4, bins=7)
     values = torch.linspace(-1, 1, 50)
