@@ -4,6 +4,7 @@ from sidrank.data.as_of import AsOfLog
 from sidrank.data.columns import Batch, Text, TextIndex
 from sidrank.data.exposure_statistics import ExposureStatistics, refuse_future_statistics
 from sidrank.data.exposure_stream import ExposureStream
+from sidrank.data.factor_vectors import factor_vectors
 from sidrank.data.movielens import MovieLens, find_recbole_files, read_movielens
 from sidrank.data.planted import PlantedLog, PlantedSettings, plant_log
 from sidrank.data.planted_deadlines import DeadlineSettings, PlantedDeadlines, plant_deadlines
@@ -40,6 +41,7 @@ __all__ = [
     "Text",
     "TextIndex",
     "TrainingRows",
+    "factor_vectors",
     "find_recbole_files",
     "open_rows",
     "plant_deadlines",
