@@ -84,6 +84,8 @@ bench: $(PEERS)
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.tiered
 	$(BIN)/python -m benchmarks.candidate_scorer
+	$(BIN)/python -m benchmarks.serving_export
+	$(BIN)/python -m benchmarks.version_swap
 	$(BIN)/python -m benchmarks.row_stream
 	$(BIN)/python -m benchmarks.page
 

@@ -46,7 +46,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--growth-rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--priority", default="none", help="which the program was started with")
     parser.add_argument("--only", choices=list(RANKERS), default=None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -97,7 +96,7 @@ def ranked(name: str, options: argparse.Namespace) -> dict[str, list[dict[str, A
 
     ways: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "rows": lambda: [measure(name, CANDIDATES, LENGTH, rounds=options.rounds, whole=True)],
-        "loops": lambda: [closed_loop(name, options.seconds) | {"priority": options.priority}],
+        "loops": lambda: [closed_loop(name, options.seconds)],
         "by_history": lambda: [
             grown(CANDIDATES, length) for length in COMPRESSED.get(name, LENGTHS)
         ],

@@ -91,9 +91,8 @@ def clients(loops: list[dict[str, Any]]) -> str:
         f" `sys.setswitchinterval({first['switch_milliseconds'] / 1000:g})`, since Python lets a"
         " thread wait 5 ms for another's by default, which is longer than many a request."
         " *Of its thread* is p99 / p50 of the CPU time of the request's own thread. *Others* is the"
-        " share of the machine's CPU time that other programs took meanwhile (the clients had the"
-        " named priority over them): what they take, a client waits. Every run is listed; real-time"
-        " clients that fill both cores are stopped by Linux for 50 ms of a second."
+        " share of the machine's CPU time that other programs took meanwhile: what they take, a"
+        " client waits. Every run is listed."
     )
     lines = [
         [
@@ -103,7 +102,6 @@ def clients(loops: list[dict[str, Any]]) -> str:
             f"{loop['p99_milliseconds']:.1f}",
             f"{loop['p99_over_p50']:.2f}",
             f"{loop['thread']['p99_over_p50']:.2f}",
-            loop["priority"],
             f"{100 * loop['of_others']:.0f}%",
         ]
         for loop in loops
@@ -115,7 +113,6 @@ def clients(loops: list[dict[str, Any]]) -> str:
         "p99 ms",
         "p99 / p50",
         "of its thread",
-        "priority",
         "others",
     ]
     return f"{text}\n\n{table(header, lines)}"
