@@ -44,6 +44,7 @@ RESULTS = Path(__file__).parent / "results" / "serving_export.json"
 LENGTH, COUNTS, UNSEEN = 200, (50, 500), (1, 2, 7, 333)
 NAMES, INT8 = ("DLRM 64-32", "SIDRanker", "TokenFormer", "SituationCTR"), ("DLRM 64-32",)
 PROTOCOLS = ("cold_items", "per_user")
+KERNELS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product")
 
 
 def main() -> None:
@@ -171,6 +172,10 @@ def measure(name: str, place: Path, rounds: int) -> dict[str, Any]:
         "said": ranker.said,
         "difference": difference,
         "bytes": sizes,
+        "kernels": {
+            str(count): kernels(bound(ranker.model.rank, ranker.requests(count, 0)))
+            for count in COUNTS
+        },
         "milliseconds": {
             count: {way: 1000 * seconds for way, seconds in each.items()}
             for count, each in spent.items()
@@ -203,6 +208,17 @@ def interleaved(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, fl
             if turn > 1:  # the first ones warm up
                 seconds[name].append(time.thread_time() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+@torch.inference_mode()
+def kernels(way: Callable[[], Any], calls: int = 10) -> float:
+    """Share of a call's time in matrix products and attention: a compiled program calls them."""
+    way()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        for _ in range(calls):
+            way()
+    spent = {op.key: op.self_cpu_time_total for op in seen.key_averages()}
+    return sum(us for key, us in spent.items() if key.startswith(KERNELS)) / sum(spent.values())
 
 
 def ranked(protocol: str, seed: int) -> dict[str, Any]:
