@@ -12,8 +12,12 @@ knows of the candidate at all. It is the mean and the variance of a Gaussian pro
 the product of item vectors, so the scale of the vectors matters: double them and the history is
 trusted four times as much.
 
+Of both ways to solve it, by behaviours and by directions, the smaller system is taken: where ``L``
+exceeds ``D``, a request costs ``L D^2`` and its candidates ``C D^2``. An exported program keeps to
+the way of the sizes that it was traced with.
+
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, equations 2.25 and
-2.26; as a layer of attention: von Oswald et al., arXiv 2309.05858 (the Mesa layer). Differs from
+2.26, by directions 2.11 and 2.12; as a layer of attention: von Oswald et al., arXiv 2309.05858 (the Mesa layer). Differs from
 the sources: one learned noise, or one a behaviour that is given.
 
 Shapes: ``B`` rows, ``C`` candidates, ``L`` behaviours, ``D`` width, ``K`` kinds of answers.
@@ -117,9 +121,19 @@ def solved(
         wide = torch.promote_types(torch.promote_types(target.dtype, history.dtype), torch.float32)
         q, h, y = target.to(wide), history.to(wide), answers.to(wide)
         noise = log_noise.to(wide).exp()
+        if h.shape[1] > h.shape[2]:  # fewer directions than behaviours: equations 2.11 and 2.12
+            square = h.transpose(1, 2) @ h + noise * _one(h.shape[2], h)
+            factor = torch.linalg.cholesky(square)
+            mean = q @ torch.cholesky_solve(h.transpose(1, 2) @ y, factor)
+            unknown = torch.cholesky_solve(q.transpose(1, 2), factor).transpose(1, 2)
+            return mean, noise * (q * unknown).sum(dim=2)
         across = h @ q.transpose(1, 2)  # [B, L, C]
-        square = h @ h.transpose(1, 2) + noise * torch.eye(h.shape[1], dtype=wide, device=h.device)
+        square = h @ h.transpose(1, 2) + noise * _one(h.shape[1], h)
         shares = torch.cholesky_solve(across, torch.linalg.cholesky(square))
         mean = shares.transpose(1, 2) @ y
         known = (shares * across).sum(dim=1)
         return mean, ((q * q).sum(dim=2) - known).clamp(min=0.0)
+
+
+def _one(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)

@@ -15,8 +15,9 @@ def inputs(rows=4, candidates=3, length=9, dim=5, answers=2):
 
 
 @pytest.mark.parametrize("noise", [0.01, 1.0, 7.0])
-def test_it_is_ridge_regression_of_each_row(noise):
-    target, history, answers, mask = inputs()
+@pytest.mark.parametrize("length", [3, 5, 6, 40])  # fewer than the directions, as many, and more
+def test_it_is_ridge_regression_of_each_row(noise, length):
+    target, history, answers, mask = inputs(length=length)
     mean, variance = LeastSquaresRead(dim=5, noise=noise)(target, history, answers, mask)
     for row in range(len(target)):
         x = history[row][mask[row]].double().numpy()
@@ -67,7 +68,10 @@ def test_padding_changes_nothing_whatever_it_holds():
         for one, two in zip(plain, read(target, *other, mask), strict=True):
             assert torch.equal(one, two)
     pad = torch.nn.functional.pad
-    for sides in ((0, 3), (3, 0)):
+    for sides in ((0, 3), (3, 0), (0, -5), (0, -6)):  # to lengths solved the other way, too
+        if min(sides) < 0:
+            mask[:, 3:] = False
+            plain = read(target, history, answers, mask)
         wide = [pad(x, (0, 0, *sides), value=5.0) for x in (history, answers)]
         for one, two in zip(plain, read(target, *wide, pad(mask, sides)), strict=True):
             torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
