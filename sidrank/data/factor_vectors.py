@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["factor_vectors", "fits"]
+__all__ = ["factor_vectors"]
 
 ITERATIONS = 15
 Ints = NDArray[np.int64]
@@ -72,37 +72,19 @@ def factor_vectors(
         >>> bool(alike[1] > 0.9), bool(alike[2] < -0.9), bool(abs(alike[3]) < 0.1), noise < 0.05
         (True, True, True, True)
     """
-    *_, found = fits(users, items, answers, features=features, dim=dim, shrinkage=shrinkage)
+    *_, found = _fits(users, items, answers, features=features, dim=dim, shrinkage=shrinkage)
     return found
 
 
-def fits(
-    users: Ints,
-    items: Ints,
-    answers: Floats,
-    *,
-    features: Floats,
-    dim: int,
-    shrinkage: float,
+def _fits(
+    users: Ints, items: Ints, answers: Floats, *, features: Floats, dim: int, shrinkage: float
 ) -> Iterator[tuple[Floats, float]]:
-    """Fit as ``factor_vectors`` does.
-
-    Args:
-        users: As there.
-        items: As there.
-        answers: As there.
-        features: As there.
-        dim: As there.
-        shrinkage: As there.
-
-    Yields:
-        Vectors and noise after each iteration.
-    """
+    """Vectors and noise after each iteration."""
     _refuse(users, items, answers, features, dim, shrinkage)
     user = np.unique(users, return_inverse=True)[1]
     one, count = np.eye(dim), len(features)
     whole = features.T @ features + np.eye(features.shape[1])
-    vectors = 0.1 * np.random.default_rng(0).normal(size=(count, dim))
+    vectors: Floats = 0.1 * np.random.default_rng(0).normal(size=(count, dim))
     vectors[:, 0] += 0.5  # users differ most in their habit, which is alike for all items
     least = max(1e-6 * float(np.var(answers)), 1e-12)
     noise = max(float(np.var(answers)), least)
@@ -116,7 +98,7 @@ def fits(
         said = features @ np.linalg.solve(whole, features.T @ vectors)
         precise = _summed(_squared(mean) + spread, user, items, count) / noise + shrinkage * one
         pull = _added(mean[user] * answers[:, None], items, count) / noise + shrinkage * said
-        vectors = np.linalg.solve(precise, pull[:, :, None])[:, :, 0]
+        vectors = np.linalg.solve(precise, pull[:, :, None])[:, :, 0].astype(np.float64)
         # what they leave
         left = answers - np.einsum("na,na->n", vectors[items], mean[user])
         seen = _summed(_squared(vectors), items, user, len(mean))
@@ -130,8 +112,10 @@ def _squared(x: Floats) -> Floats:
 
 def _added(rows: Floats, owner: Ints, count: int) -> Floats:
     """Sum of each owner's rows, ``[N, D]`` to ``[count, D]``."""
-    columns = [np.bincount(owner, weights=column, minlength=count) for column in rows.T]
-    return np.stack(columns, axis=1)
+    out = np.empty((count, rows.shape[1]))
+    for a in range(rows.shape[1]):
+        out[:, a] = np.bincount(owner, weights=rows[:, a], minlength=count)
+    return out
 
 
 def _summed(matrices: Floats, read: Ints, owner: Ints, count: int) -> Floats:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sidrank.data import factor_vectors
-from sidrank.data.factor_vectors import fits
+from sidrank.data.factor_vectors import _fits
 from sidrank.towers import LeastSquaresRead
 
 
@@ -48,7 +48,7 @@ def likelihood(user, item, answers, features, shrinkage, vectors, noise):
 def test_each_iteration_makes_it_more_likely(dim, shrinkage):
     user, item, answers, *_ = planted()
     features = np.random.default_rng(1).normal(size=(40, 5))
-    steps = list(fits(user, item, answers, features=features, dim=dim, shrinkage=shrinkage))
+    steps = list(_fits(user, item, answers, features=features, dim=dim, shrinkage=shrinkage))
     found = [likelihood(user, item, answers, features, shrinkage, *step) for step in steps]
     assert np.diff(found).min() > -1e-6 * abs(found[-1])
     assert found[-1] > found[0] + 1
