@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.movielens_peers_ours import AS_THEY_ARE, DEALT
+from benchmarks.movielens_peers_ours import AS_THEY_ARE, DEALT, GIVEN
 from benchmarks.movielens_peers_rows import PeerRows, make_rows
 from benchmarks.movielens_peers_training import Listwise, final, trials, tune, tune_listwise
 from sidrank.data import read_movielens
@@ -41,6 +41,7 @@ SEEDS, DRAWS = tuple(range(10, 15)), 1000
 CONTROLS = {
     "LightGBM + least squares": "LightGBM",
     DEALT: "sidrank LeastSquaresRead",
+    GIVEN: "sidrank LeastSquaresRead",
     AS_THEY_ARE: "sidrank LeastSquaresRead",
 }
 # cheap ones first, so that what there is compares

@@ -9,10 +9,12 @@ falls. What the host reads of the past:
 * ``sidrank SituationTower``: types are disliked and liked, situations stars, age and surprise, of
   the newest twenty ratings (for its time);
 * ``sidrank LeastSquaresRead``: a linear model of each user's stars, fitted as of the request in
-  four spaces that are not trained (the other surface's vector alone, with genres, its co-like part,
-  genres alone). Nothing in it is trained, so its answers are found once for all rows;
+  six spaces: four that are given (the other surface's vector alone, with genres, its co-like part,
+  genres alone) and two of ``sidrank.data.factor_vectors``, fitted to other users' ratings. No
+  gradient moves them, so its answers are found once for all rows;
 * ``sidrank host``: nothing;
 * ``null: stars dealt anew``: as the least squares, each user's stars shuffled among his items;
+* ``control: given spaces alone``: as the least squares, without the fitted spaces;
 * ``control: numbers as they are``: as the least squares, the layers read numbers alone.
 
 Shapes: ``B`` rows, ``L`` past ratings, ``V`` items, ``D`` vector.
@@ -34,14 +36,17 @@ from sidrank.layers.piecewise_linear_encoding import (
 from sidrank.towers import DIN, SituationTower
 from sidrank.towers.least_squares import LeastSquaresRead
 
-__all__ = ["AS_THEY_ARE", "DEALT", "OURS", "Host", "Knobs", "least_squares"]
+__all__ = ["AS_THEY_ARE", "DEALT", "GIVEN", "OURS", "Host", "Knobs", "least_squares"]
 
 _CO_LIKES = 32  # leading entries of the vectors, see ``sidrank.demo.item_vectors``
 _TOWER = 16
 _NEWEST = 20  # past ratings that the situation tower reads, for its time
-_kept: "weakref.WeakKeyDictionary[PeerRows, dict[bool, Tensor]]" = weakref.WeakKeyDictionary()
+_kept: "weakref.WeakKeyDictionary[PeerRows, dict[tuple[bool, bool], Tensor]]" = (
+    weakref.WeakKeyDictionary()
+)
 _CURVE = 8  # width of a number's embedding
 DEALT = "null: stars dealt anew"
+GIVEN = "control: given spaces alone"
 AS_THEY_ARE = "control: numbers as they are"
 
 
@@ -194,52 +199,76 @@ class SituationReader(nn.Module):
 
 
 @torch.no_grad()
-def least_squares(rows: PeerRows, *, dealt: bool = False) -> Tensor:
-    """Each row's fit of the user's past in four spaces: stars, likes and what is unknown.
+def least_squares(rows: PeerRows, *, dealt: bool = False, fitted: bool = True) -> Tensor:
+    """Each row's fit of the user's past in every space: stars, likes and what is unknown.
 
-    Scales and noises were chosen on the validation rows of the per-user split.
+    Scales and noises of the spaces that are not fitted were chosen on the validation rows of the
+    per-user split.
 
     Args:
         rows: The rows.
         dealt: Whether a user's stars are dealt anew among his past items: the null.
+        fitted: Whether the fitted spaces are read, too.
 
     Returns:
-        Standardised by the rows to learn from, shape ``[R, 12]``.
+        Standardised by the rows to learn from, three numbers a space, shape ``[R, 3 S]``.
     """
     kept = _kept.setdefault(rows, {})
-    if dealt in kept:
-        return kept[dealt]
+    if (dealt, fitted) in kept:
+        return kept[dealt, fitted]
+    if fitted:
+        found = [least_squares(rows, dealt=dealt, fitted=False)]
+        for vectors, noise in rows.tastes:
+            parts = torch.empty(len(rows.raw), 3)
+            for fold, (space, own) in enumerate(zip(vectors, noise, strict=True)):
+                place = (rows.fold == fold).nonzero().squeeze(1)
+                parts[place] = _read(rows, space, float(own), place, dealt=dealt)
+            found.append(_standard(parts, rows))
+    else:
+        place = torch.arange(len(rows.raw))
+        found = [
+            _standard(_read(rows, space, noise, place, dealt=dealt), rows)
+            for space, noise in _given_spaces(rows)
+        ]
+    kept[dealt, fitted] = torch.cat(found, dim=1)
+    return kept[dealt, fitted]
+
+
+def _given_spaces(rows: PeerRows) -> list[tuple[Tensor, float]]:
+    """Spaces of what is known of items without the ranker's log, and their noise."""
     vectors, one = rows.vectors, torch.ones(len(rows.vectors), 1)
     like = vectors[:, :_CO_LIKES]
     genres = torch.zeros(len(vectors), rows.sizes["genres"]).scatter_(1, rows.item_genres, 1.0)
     genres = genres[:, 1:] / genres[:, 1:].sum(dim=1, keepdim=True).clamp(min=1).sqrt()
     whole = vectors / vectors[1:].pow(2).sum(dim=1).mean().sqrt()
     like = like / like[1:].pow(2).sum(dim=1).mean().sqrt()
-    spaces = [
+    return [
         (torch.cat([one, 1.5 * whole], dim=1), 1.0),
         (torch.cat([one, whole, 0.5 * genres], dim=1), 3.0),
         (torch.cat([one, 2 * like], dim=1), 1.0),
         (torch.cat([0.5 * one, genres], dim=1), 2.0),
     ]
-    liked = (rows.past_stars >= 4).float() - 0.5
-    answers, real = torch.stack([rows.past_above, liked], dim=2), rows.past_item > 0
-    if dealt:
-        chance = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
-        order = (chance + 2 * ~real).argsort(dim=1)  # what is real comes first, as it did
-        answers = answers.gather(1, order.unsqueeze(2).expand_as(answers))
-    found: list[Tensor] = []
-    for space, noise in spaces:
-        read = LeastSquaresRead(dim=space.shape[1], noise=noise)
-        parts: list[Tensor] = []
-        for part in torch.arange(len(rows.raw)).split(1024):
-            target, past = space[rows.raw[part]].unsqueeze(1), space[rows.past_raw[part]]
-            mean, variance = read(target, past, answers[part], real[part])
-            parts.append(torch.cat([mean.squeeze(1), (variance + 1e-3).log()], dim=1))
-        found.append(torch.cat(parts))
-    x = torch.cat(found, dim=1)
+
+
+def _read(rows: PeerRows, space: Tensor, noise: float, place: Tensor, *, dealt: bool) -> Tensor:
+    """Stars and likes that a space expects of the named rows, and how little it knows."""
+    read, parts = LeastSquaresRead(dim=space.shape[1], noise=noise), [torch.empty(0, 3)]
+    for part in place.split(1024):
+        liked = (rows.past_stars[part] >= 4).float() - 0.5
+        answers, real = torch.stack([rows.past_above[part], liked], 2), rows.past_item[part] > 0
+        if dealt:
+            chance = torch.rand(real.shape, generator=torch.Generator().manual_seed(int(part[0])))
+            order = (chance + 2 * ~real).argsort(dim=1)  # what is real comes first, as it did
+            answers = answers.gather(1, order.unsqueeze(2).expand_as(answers))
+        past, target = space[rows.past_raw[part]], space[rows.raw[part]].unsqueeze(1)
+        mean, variance = read(target, past, answers, real)
+        parts.append(torch.cat([mean.squeeze(1), (variance + 1e-3).log()], dim=1))
+    return torch.cat(parts)
+
+
+def _standard(x: Tensor, rows: PeerRows) -> Tensor:
     learn = x[rows.parts["learn"]]
-    kept[dealt] = (x - learn.mean(dim=0)) / (learn.std(dim=0) + 1e-6)
-    return kept[dealt]
+    return (x - learn.mean(dim=0)) / (learn.std(dim=0) + 1e-6)
 
 
 def _table(size: int, width: int, *, std: float = 0.01) -> nn.Embedding:
@@ -269,9 +298,9 @@ def _situation(rows: PeerRows, knobs: Knobs) -> nn.Module:
 
 
 def _least_squares(
-    rows: PeerRows, knobs: Knobs, *, dealt: bool = False, curves: bool = True
+    rows: PeerRows, knobs: Knobs, *, dealt: bool = False, fitted: bool = True, curves: bool = True
 ) -> nn.Module:
-    return Host(rows, knobs, found=least_squares(rows, dealt=dealt), curves=curves)
+    return Host(rows, knobs, found=least_squares(rows, dealt=dealt, fitted=fitted), curves=curves)
 
 
 OURS = {
@@ -280,5 +309,6 @@ OURS = {
     "sidrank SituationTower": _situation,
     "sidrank LeastSquaresRead": _least_squares,
     DEALT: partial(_least_squares, dealt=True),
+    GIVEN: partial(_least_squares, fitted=False),
     AS_THEY_ARE: partial(_least_squares, curves=False),
 }

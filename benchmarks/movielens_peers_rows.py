@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.movielens_peers_factors import Tastes, fit_tastes, fold_of
 from sidrank.data import AsOfLog, MovieLens
 from sidrank.demo.features import make_features
 from sidrank.demo.item_vectors import ItemVectors, make_item_vectors
@@ -33,6 +34,7 @@ PAST = 100
 UNSEEN = 1
 SITTING = 1800  # seconds without a rating end a sitting
 LONGEST = 20  # rows of a request: a sitting is cut into runs of so many
+SPACES = ((8, 200.0), (16, 500.0))  # widths and shrinkages, chosen on validation rows
 _BUCKETS = 12
 _GAPS = np.array([60, 600, 1800, 86400, 7 * 86400, 30 * 86400])
 _ABOVE = np.array([-2.0, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25])
@@ -62,6 +64,8 @@ class PeerRows:
         vectors: The other surface's item vectors, row 0 zero, shape ``[V + 1, D]``.
         codes: Semantic ID of each item, a prefix a level, row 0 zero, shape ``[V + 1, 3]``.
         item_genres: Genres of each item, row 0 zero, shape ``[V + 1, G]``.
+        tastes: Item vectors fitted to what other users thought of the items, by width.
+        fold: Which of their folds leaves the row's user out, shape ``[R]``.
         label: 1 for a like, shape ``[R]``.
         user: User id, shape ``[R]``.
         request: Request group, shape ``[R]``.
@@ -83,6 +87,8 @@ class PeerRows:
     vectors: Tensor
     codes: Tensor
     item_genres: Tensor
+    tastes: tuple[Tastes, ...]
+    fold: Tensor
     label: Tensor
     user: Ints
     request: Ints
@@ -194,6 +200,11 @@ def make_rows(
         vectors=torch.from_numpy(np.pad(vectors.vectors, ((1, 0), (0, 0))).astype(np.float32)),
         codes=torch.from_numpy(codes),
         item_genres=torch.from_numpy(genres),
+        tastes=tuple(
+            fit_tastes(data, split, learn, vectors=vectors, dim=dim, shrinkage=shrinkage)
+            for dim, shrinkage in SPACES
+        ),
+        fold=torch.from_numpy(fold_of(data.user[rows])),
         label=torch.from_numpy(data.label[rows]).float(),
         user=data.user[rows],
         request=requests_of(data.user_index[rows], data.timestamp[rows], learning),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.movielens_peers import joint_interval, top_gain
+from benchmarks.movielens_peers_factors import FOLDS, fit_tastes, fold_of
 from benchmarks.movielens_peers_models import PEERS
 from benchmarks.movielens_peers_ours import OURS, Knobs, least_squares
 from benchmarks.movielens_peers_pages import best_peer, movielens_peers, not_worse, picked
@@ -23,6 +24,7 @@ from benchmarks.movielens_peers_rows import (
 )
 from benchmarks.movielens_peers_training import Listwise, _parts, learn, predict, trials
 from sidrank.data import MovieLens, read_movielens
+from sidrank.demo.item_vectors import make_item_vectors
 from sidrank.demo.protocols import Split, make_split
 from sidrank.demo.settings import VectorRecipe
 from sidrank.metrics import ndcg
@@ -91,6 +93,25 @@ def same_features(one: Batch, other: Batch) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_a_user_is_read_in_what_others_said(log: MovieLens) -> None:
+    """His own stars move the vectors of all folds but his; those to be judged on move none."""
+    split = make_split(log, "per_user")
+    vectors = make_item_vectors(log, split.vector_rows)
+
+    def fitted(rating: np.ndarray[Any, Any]) -> torch.Tensor:
+        other = dataclasses.replace(log, rating=rating)
+        return fit_tastes(other, split, split.train, vectors=vectors, dim=2, shrinkage=1.0).vectors
+
+    before, own = fitted(log.rating), log.user[split.train[0]]
+    turned = np.where(log.user == own, 6 - log.rating, log.rating)
+    same = [torch.equal(a, b) for a, b in zip(before, fitted(turned), strict=True)]
+    assert same == [fold == fold_of(own[None])[0] for fold in range(FOLDS)]
+    judged = log.rating.copy()
+    judged[np.concatenate([split.validation, split.test])] = 1
+    assert torch.equal(before, fitted(judged))
+    assert not bool(before[:, 0].any())
+
+
 def test_a_history_is_strictly_earlier(log: MovieLens, rows: PeerRows) -> None:
     split = make_split(log, "per_user")
     used = np.unique(np.concatenate([split.train, split.validation, split.test]))
@@ -144,6 +165,13 @@ def test_the_null_differs_in_its_answers_alone(rows: PeerRows) -> None:
     true, dealt = (least_squares(rows, dealt=each).unflatten(1, (-1, 3)) for each in (False, True))
     assert torch.equal(true[..., 2], dealt[..., 2])  # what is unknown
     assert not torch.equal(true[..., :2], dealt[..., :2])
+
+
+def test_a_control_leaves_the_fitted_spaces_out(rows: PeerRows) -> None:
+    given, both = (least_squares(rows, fitted=each) for each in (False, True))
+    assert torch.equal(both[:, : given.shape[1]], given)
+    assert both.shape[1] == given.shape[1] + 3 * len(rows.tastes)
+    assert bool(both[:, given.shape[1] :].std(dim=0).gt(0.5).all())
 
 
 def test_trials_are_the_same_for_all() -> None:
