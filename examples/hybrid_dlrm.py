@@ -9,6 +9,7 @@ Without ``--sids`` the bundle is made up; without ``--load`` the tables start un
 import argparse
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -85,7 +86,8 @@ def train(steps: int, save: str, load: str, bundle: str) -> list[float]:
     if load:  # after sharding, which draws the weights anew
         load_host_checkpoint(model, load, optimizer=optimizer)
     pipeline = TrainPipelineSparseDist(model, optimizer, CPU, pipeline_postproc=True)
-    rows, losses = batches(dist.get_rank()), []
+    # no more than are trained on: the pipeline reads ahead, and would leave with a batch under way
+    rows, losses = islice(batches(dist.get_rank()), steps), []
     for step in range(steps):
         loss, _, _ = pipeline.progress(rows)
         verify_pipeline(pipeline, model)

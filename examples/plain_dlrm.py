@@ -8,6 +8,7 @@ torchrun --nproc-per-node 2 examples/plain_dlrm.py --save checkpoints/host
 import argparse
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,8 @@ def train(steps: int, save: str) -> list[float]:
     torch.manual_seed(0)
     model, optimizer = build()
     pipeline = TrainPipelineSparseDist(model, optimizer, CPU)
-    rows, losses = batches(dist.get_rank()), []
+    # no more than are trained on: the pipeline reads ahead, and would leave with a batch under way
+    rows, losses = islice(batches(dist.get_rank()), steps), []
     for step in range(steps):
         loss, _, _ = pipeline.progress(rows)
         losses.append(loss.item())
