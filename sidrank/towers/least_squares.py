@@ -17,8 +17,8 @@ exceeds ``D``, a request costs ``L D^2`` and its candidates ``C D^2``. An export
 the way of the sizes that it was traced with.
 
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, equations 2.25 and
-2.26, by directions 2.11 and 2.12; as a layer of attention: von Oswald et al., arXiv 2309.05858 (the Mesa layer). Differs from
-the sources: one learned noise, or one a behaviour that is given.
+2.26, by directions 2.11 and 2.12; as a layer of attention: von Oswald et al., arXiv 2309.05858 (the
+Mesa layer). Differs from the sources: the noise is learned.
 
 Shapes: ``B`` rows, ``C`` candidates, ``L`` behaviours, ``D`` width, ``K`` kinds of answers.
 """
