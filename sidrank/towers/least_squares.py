@@ -13,8 +13,8 @@ the product of item vectors, so the scale of the vectors matters: double them an
 trusted four times as much.
 
 Of both ways to solve it, by behaviours and by directions, the smaller system is taken: where ``L``
-exceeds ``D``, a request costs ``L D^2`` and its candidates ``C D^2``. An exported program keeps to
-the way of the sizes that it was traced with.
+exceeds ``D``, a request costs ``L D^2`` and its candidates ``C D^2``. A program exported for any
+length goes by directions.
 
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, equations 2.25 and
 2.26, by directions 2.11 and 2.12; as a layer of attention: von Oswald et al., arXiv 2309.05858 (the
@@ -121,14 +121,16 @@ def solved(
         wide = torch.promote_types(torch.promote_types(target.dtype, history.dtype), torch.float32)
         q, h, y = target.to(wide), history.to(wide), answers.to(wide)
         noise = log_noise.to(wide).exp()
-        if h.shape[1] > h.shape[2]:  # fewer directions than behaviours: equations 2.11 and 2.12
-            square = h.transpose(1, 2) @ h + noise * _one(h.shape[2], h)
+        length, width = h.shape[1:]
+        # fewer directions than behaviours, or nobody knows yet: right at any length
+        if isinstance(length, torch.SymInt) or length > width:
+            square = h.transpose(1, 2) @ h + noise * _one(width, h)
             factor = torch.linalg.cholesky(square)
             mean = q @ torch.cholesky_solve(h.transpose(1, 2) @ y, factor)
             unknown = torch.cholesky_solve(q.transpose(1, 2), factor).transpose(1, 2)
             return mean, noise * (q * unknown).sum(dim=2)
         across = h @ q.transpose(1, 2)  # [B, L, C]
-        square = h @ h.transpose(1, 2) + noise * _one(h.shape[1], h)
+        square = h @ h.transpose(1, 2) + noise * _one(length, h)
         shares = torch.cholesky_solve(across, torch.linalg.cholesky(square))
         mean = shares.transpose(1, 2) @ y
         known = (shares * across).sum(dim=1)

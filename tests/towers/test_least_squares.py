@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.export import Dim, export
 
 from sidrank.towers.least_squares import LeastSquaresRead
 
@@ -75,6 +76,16 @@ def test_padding_changes_nothing_whatever_it_holds():
         wide = [pad(x, (0, 0, *sides), value=5.0) for x in (history, answers)]
         for one, two in zip(plain, read(target, *wide, pad(mask, sides)), strict=True):
             torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
+def test_is_exported_for_any_length():
+    read, rows, length = LeastSquaresRead(dim=5).eval(), Dim("rows"), Dim("length", max=99)
+    both = {0: rows, 1: length}
+    program = export(read, inputs(), dynamic_shapes=({0: rows}, both, both, both))
+    for found in (inputs(length=40), inputs(rows=2, length=3)):
+        with torch.no_grad():
+            for one, two in zip(program.module()(*found), read(*found), strict=True):
+                torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_reach_everything():
