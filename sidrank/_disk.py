@@ -3,11 +3,14 @@
 Source: ours [derived].
 """
 
+import contextlib
 import os
 import secrets
+import shutil
+from collections.abc import Generator
 from pathlib import Path
 
-__all__ = ["lock", "publish", "remove_leftovers", "scratch_path", "sync", "write_all"]
+__all__ = ["lock", "new_folder", "publish", "remove_leftovers", "scratch_path", "sync", "write_all"]
 
 
 def write_all(file: int, content: bytes | memoryview, offset: int) -> None:
@@ -45,7 +48,7 @@ def publish(path: Path, parts: list[bytes | memoryview]) -> None:
         parts: Its content, in order.
     """
     scratch = scratch_path(path)
-    file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    file = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:
             end = 0
@@ -60,6 +63,42 @@ def publish(path: Path, parts: list[bytes | memoryview]) -> None:
         scratch.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, name: str) -> Generator[Path]:
+    """A folder that takes its place when all went well, and leaves nothing when it did not.
+
+    Args:
+        path: Where it shall be. Its parent must exist.
+        name: The argument that named it, for the message.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        ValueError: If ``path`` exists already.
+        OSError: If the disk refuses.
+    """
+    target = path.absolute()
+    if os.path.lexists(target):
+        raise ValueError(f"{name} must not exist yet, got {path}")
+    scratch = scratch_path(target)
+    scratch.mkdir()
+    try:
+        yield scratch
+        for each in (*scratch.iterdir(), scratch):
+            sync(each)
+        try:
+            scratch.rename(target)
+        except OSError as error:
+            if os.path.lexists(target):
+                raise ValueError(f"{name} must not exist yet, got {path}") from error
+            raise
+        sync(target.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def scratch_path(path: Path) -> Path:

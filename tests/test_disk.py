@@ -24,6 +24,15 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
     assert path.read_bytes() == b"new"
 
 
+def test_who_may_read_it_is_for_the_system_to_say(tmp_path):
+    before = os.umask(0o027)
+    try:
+        publish(tmp_path / "delta", [b"content"])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "delta").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_system_that_writes_a_little_at_a_time(tmp_path, monkeypatch):
     whole = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, rest, at: whole(file, rest[:3], at))

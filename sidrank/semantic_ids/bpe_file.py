@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from sidrank._disk import scratch_path
+from sidrank._disk import publish
 from sidrank.semantic_ids.bpe import SIDBPE
 from sidrank.semantic_ids.spec import SIDSpec
 from sidrank.semantic_ids.table import SIDVersionError
@@ -51,16 +51,7 @@ def save_bpe(path: str | os.PathLike[str], bpe: SIDBPE) -> None:
     }
     about["checksum"] = _digest(about)
     content = safetensors.numpy.save({"merges": bpe.merges}, metadata={"bpe": json.dumps(about)})
-    scratch = scratch_path(target.absolute())
-    try:
-        with scratch.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(target)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    publish(target.absolute(), [content])
 
 
 def load_bpe(path: str | os.PathLike[str], *, expected_hash: str | None = None) -> SIDBPE:

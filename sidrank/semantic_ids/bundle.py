@@ -18,7 +18,6 @@ No file name is taken from the manifest, and nothing is unpickled.
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from sidrank._disk import scratch_path, sync
+from sidrank._disk import new_folder
 from sidrank.semantic_ids.quality import SIDQuality
 from sidrank.semantic_ids.spec import SIDSpec
 from sidrank.semantic_ids.table import SIDTable, SIDVersionError
@@ -88,29 +87,13 @@ def save_bundle(
             ``quality`` is of another table.
         OSError: If the disk refuses.
     """
-    target = Path(path)
-    if os.path.lexists(target):
-        raise ValueError(f"path must not exist yet, got {target}")
     if quality is not None and (quality.hash, quality.version) != (
         table.content_hash,
         table.version,
     ):
         raise ValueError(f"quality must be of table {table.content_hash}, got {quality.hash}")
-    scratch = scratch_path(target.absolute())
-    scratch.mkdir()
-    try:
-        _fill(scratch, table, tokenizer, quality)
-        sync(scratch)
-        try:
-            scratch.rename(target)
-        except OSError as error:
-            if os.path.lexists(target):
-                raise ValueError(f"path must not exist yet, got {target}") from error
-            raise
-        sync(target.absolute().parent)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+    with new_folder(Path(path), "path") as folder:
+        _fill(folder, table, tokenizer, quality)
 
 
 def load_bundle(path: str | os.PathLike[str], *, expected_hash: str | None = None) -> SIDBundle:
@@ -258,10 +241,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> str:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(content)
     return _digest(content)
 
 

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from sidrank._disk import scratch_path, sync
+from sidrank._disk import publish
 from sidrank.serving._sid_growth import Growth
 from sidrank.serving.delta import ChangedRows, Delta
 
@@ -46,17 +46,7 @@ def save_delta(path: str | os.PathLike[str], delta: Delta) -> None:
     about = {"format": _FORMAT, "hash": delta.hash, "manifest": json.dumps(delta.manifest())}
     tensors = {name: tensor.contiguous() for name, tensor in delta.tensors().items()}
     content = safetensors.torch.save(tensors, metadata=about)
-    scratch = scratch_path(target.absolute())
-    try:
-        with scratch.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(target)
-        sync(target.absolute().parent)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    publish(target.absolute(), [content])
 
 
 def load_delta(path: str | os.PathLike[str]) -> Delta:

@@ -34,6 +34,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
@@ -42,12 +43,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
+from sidrank._disk import new_folder
 from sidrank.embeddings import CodeFeatureSource, RankingRequests
 from sidrank.semantic_ids import SIDLookup
 from sidrank.serving import self_test
 from sidrank.serving.candidate_scorer import Ranks
 from sidrank.serving.compiled_file import check_compiler, load_compiled, processor, save_compiled
-from sidrank.serving.manifest import new_folder, write_manifest
+from sidrank.serving.manifest import write_manifest
 from sidrank.serving.plain_operators import in_plain_operators, operators_of
 from sidrank.serving.request_tensors import RequestTensors
 
@@ -115,7 +117,7 @@ def export_ranker(
     inputs = parts.apart(requests)
     expected = self_test.expected(model, requests)
     names = _task_names(tasks, expected.shape[1])
-    with new_folder(folder) as place, torch.no_grad(), _quiet():
+    with new_folder(Path(folder), "folder") as place, torch.no_grad(), _quiet():
         program = _traced(model, parts, requests)
         found = program.module(check_guards=False)(*inputs)
         self_test.check(found, expected, names, tolerance, "the exported program")
@@ -126,7 +128,8 @@ def export_ranker(
             self_test.check(found, expected, names, tolerance, "the compiled program")
         tested = dict(zip(parts.names(), inputs, strict=True)) | {"logits": expected}
         tested = {name: tensor.contiguous().clone() for name, tensor in tested.items()}
-        safetensors.torch.save_file(tested, place / self_test.FILE)
+        # not save_file: nobody but its owner could read what that writes
+        (place / self_test.FILE).write_bytes(safetensors.torch.save(tested))
         write_manifest(
             place,
             {

@@ -9,56 +9,16 @@ them: load only what you or yours have written.
 Source: ours.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from sidrank._disk import scratch_path, sync
-
-__all__ = ["FORMAT", "MANIFEST", "new_folder", "read_manifest", "write_manifest"]
+__all__ = ["FORMAT", "MANIFEST", "read_manifest", "write_manifest"]
 
 FORMAT = "sidrank-ranker-1"
 MANIFEST = "manifest.json"
-
-
-@contextlib.contextmanager
-def new_folder(path: str | os.PathLike[str]) -> Generator[Path]:
-    """A folder that takes its place when all went well.
-
-    Args:
-        path: Where it shall be. Its parent must exist.
-
-    Yields:
-        The folder to fill.
-
-    Raises:
-        ValueError: If ``path`` exists already: what may be served is never changed in place.
-        OSError: If the disk refuses.
-    """
-    target = Path(path)
-    if os.path.lexists(target):
-        raise ValueError(f"folder must not exist yet, got {target}")
-    scratch = scratch_path(target.absolute())
-    scratch.mkdir()
-    try:
-        yield scratch
-        for each in (*scratch.iterdir(), scratch):
-            sync(each)
-        try:
-            scratch.rename(target)
-        except OSError as error:
-            if os.path.lexists(target):
-                raise ValueError(f"folder must not exist yet, got {target}") from error
-            raise
-        sync(target.absolute().parent)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

@@ -147,6 +147,10 @@ class TestManifest:
         assert told["torch"] == torch.__version__
         assert told["needs"] == []
 
+    def test_who_reads_one_file_of_the_folder_reads_all(self, served):
+        _, folder, _ = served("dlrm")
+        assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
     def test_sizes_that_belong_together_have_one_name(self, served):
         sizes = {
             each["name"]: each["shape"][0] for each in served("token_former")[2].manifest["inputs"]

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-from sidrank.serving.manifest import MANIFEST, new_folder, read_manifest, write_manifest
+from sidrank._disk import new_folder
+from sidrank.serving.manifest import MANIFEST, read_manifest, write_manifest
 
 OPERATIONS = {"open", "os.mkdir", "os.rename"}
 
 
 def write(path):
-    with new_folder(path) as folder:
+    with new_folder(path, "folder") as folder:
         (folder / "weights").write_bytes(b"w" * 3000)
         (folder / "test").write_bytes(b"t" * 50)
         write_manifest(folder, {"tasks": ["click"]})
@@ -68,7 +69,7 @@ def test_a_killed_writer_leaves_nothing_that_loads(tmp_path):
 
 def test_a_writer_that_fails_cleans_up(tmp_path):
     def fails():
-        with new_folder(tmp_path / "ranker") as folder:
+        with new_folder(tmp_path / "ranker", "folder") as folder:
             (folder / "weights").touch()
             raise KeyError
 
@@ -79,7 +80,7 @@ def test_a_writer_that_fails_cleans_up(tmp_path):
 
 def test_the_place_is_taken_meanwhile(tmp_path):
     def late():
-        with new_folder(tmp_path / "ranker"):
+        with new_folder(tmp_path / "ranker", "folder"):
             (tmp_path / "ranker").mkdir()
             (tmp_path / "ranker" / "others").touch()
 
